@@ -1,5 +1,17 @@
 """Simulated studies, phantoms and cohorts with known truth."""
 
+from voxcloud.testing.effects import PlantedEffect
+from voxcloud.testing.null import NullCohort, null_cohort
 from voxcloud.testing.simulate import SimulatedStudy, simulate_study, tiny_study
+from voxcloud.testing.truth import compare_with_truth, summarise_truth
 
-__all__ = ["SimulatedStudy", "simulate_study", "tiny_study"]
+__all__ = [
+    "NullCohort",
+    "PlantedEffect",
+    "SimulatedStudy",
+    "compare_with_truth",
+    "null_cohort",
+    "simulate_study",
+    "summarise_truth",
+    "tiny_study",
+]

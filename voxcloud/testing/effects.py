@@ -30,6 +30,8 @@ class PlantedEffect:
         Amplitude for a multiplier of one, in SDs between participants of the estimated coefficient; signed.
     weights
         Multiplier by group; people of other groups have none.
+    people
+        Multiplier by participant, instead of ``weights``: a change that one person makes.
     score
         Name of a learning score: the multiplier is the z-scored true improvement of the patients.
     """
@@ -43,10 +45,13 @@ class PlantedEffect:
     size: float
     weights: Mapping[str, float] | None = None
     score: str = ""
+    people: Mapping[str, float] | None = None
 
     def multipliers(self, cohort: Cohort) -> dict[str, float]:
         """Return the multiplier of every participant."""
         groups = dict(zip(cohort.participants["participant_id"], cohort.participants["group"], strict=True))
+        if self.people is not None:
+            return {pid: float(self.people.get(pid, 0.0)) for pid in groups}
         if not self.score:
             weights = self.weights or {}
             return {pid: float(weights.get(group, 0.0)) for pid, group in groups.items()}

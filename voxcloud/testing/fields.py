@@ -90,4 +90,4 @@ def blurred_sphere(
     profile = 0.5 * (1.0 - erf((d - radius_mm) / (np.sqrt(2.0) * sigma)))
     profile /= 0.5 * (1.0 + erf(radius_mm / (np.sqrt(2.0) * sigma)))
     profile[d > radius_mm + REACH * fwhm_mm] = 0.0
-    return profile.astype(np.float32)
+    return np.asarray(profile, dtype=np.float32)

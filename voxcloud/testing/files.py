@@ -49,13 +49,13 @@ def write_nifti(
     stored: npt.NDArray[Any] = data.astype(np.uint8) if data.dtype == np.bool_ else data
     if slope is not None:
         stored = np.round(np.nan_to_num(data) / slope).astype(np.int16)
-    header = nib.Nifti1Header()  # type: ignore[no-untyped-call]
-    header.set_data_dtype(stored.dtype)  # type: ignore[no-untyped-call]
-    header.set_data_shape(stored.shape)  # type: ignore[no-untyped-call]
-    header.set_zooms([*np.abs(np.diag(affine)[:3]), *([1.0] * (stored.ndim - 3))])  # type: ignore[no-untyped-call]
-    header.set_sform(affine, MNI_CODE if in_mni else SCANNER_CODE)  # type: ignore[no-untyped-call]
-    header.set_qform(affine, MNI_CODE if in_mni else SCANNER_CODE)  # type: ignore[no-untyped-call]
-    header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    header = nib.Nifti1Header()
+    header.set_data_dtype(stored.dtype)
+    header.set_data_shape(stored.shape)
+    header.set_zooms([*np.abs(np.diag(affine)[:3]), *([1.0] * (stored.ndim - 3))])
+    header.set_sform(affine, MNI_CODE if in_mni else SCANNER_CODE)
+    header.set_qform(affine, MNI_CODE if in_mni else SCANNER_CODE)
+    header.set_xyzt_units("mm")
     header["descrip"] = description.encode()[:79]
     header["scl_slope"], header["scl_inter"] = slope or 1.0, 0.0
     header["vox_offset"] = 352

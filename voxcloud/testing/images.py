@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,9 @@ from voxcloud.testing.tissue import DERIVED, MAP_MODELS, axial_radial, base_imag
 
 PROBSEG = "probseg"
 DIFFUSION = ("FA", "MD", "AD", "RD")
-FOUR_D = ("MD", "RD", "volume")
+FOUR_D = ("RD", "volume")
+"""Maps written as one 4D file per participant and tissue; the others are one 3D file per visit."""
+
 INT16_SLOPE = {"volume": 2.0 / 32767}
 AGE_CENTRE = 46.0
 TIV_CENTRE_ML = 1520.0
@@ -102,7 +105,7 @@ def _source(study: Field, name: str, label: str) -> _Source:
 
 
 def draw_participant(
-    study: Field, source: _Source, participant: dict[str, object], visits: pd.DataFrame
+    study: Field, source: _Source, participant: Mapping[Hashable, Any], visits: pd.DataFrame
 ) -> Iterator[Float32]:
     """Yield the participant's images in the order of the visits, in the map's units.
 
@@ -111,8 +114,8 @@ def draw_participant(
     model, pid = MAP_MODELS[source.name], str(participant["participant_id"])
     time = PolynomialTime(study.cohort.reference_days)
     rng = generator(study.seed, "people", source.name, source.label, pid)
-    covariates = model.age * (float(str(participant["age"])) - AGE_CENTRE)
-    covariates += model.tiv * (float(str(participant["tiv"])) - TIV_CENTRE_ML) / 1000.0
+    covariates = model.age * (float(participant["age"]) - AGE_CENTRE)
+    covariates += model.tiv * (float(participant["tiv"]) - TIV_CENTRE_ML) / 1000.0
     person = study.noise.sample(rng) * np.float32(model.between) + np.float32(covariates)
     slopes = {term: study.noise.sample(rng) * np.float32(getattr(model, term)) for term in ("linear", "quadratic")}
     for term, change, multipliers in source.planted:
@@ -135,7 +138,7 @@ def _write_participant(
     sources: Sequence[_Source],
     family: Sequence[str],
     label: str,
-    participant: dict[str, object],
+    participant: Mapping[Hashable, Any],
 ) -> list[dict[str, object]]:
     pid = str(participant["participant_id"])
     visits = _visits(study, pid, family)

@@ -156,6 +156,7 @@ def tiny_study(
     fwhm_mm: float = 8.0,
     jitter_days: bool = False,
     four_d: Sequence[str] = FOUR_D,
+    effects: Sequence[PlantedEffect] = TINY_EFFECTS,
     changes: Mapping[str, Any] | None = None,
 ) -> SimulatedStudy:
     """Write a study that runs in a second: ten people on an ellipsoid, one map, one model, one planted change.
@@ -174,6 +175,8 @@ def tiny_study(
         Grid.
     four_d
         Maps written as one 4D .nii per participant and tissue instead of 3D .nii.gz.
+    effects
+        Planted changes; default one large linear increase in sci_arm per tissue, () for none.
     changes
         Keys of the study file to replace, top level only, e.g. ``{"models": [...]}``.
 
@@ -191,7 +194,7 @@ def tiny_study(
         missing_visits=missing_visits,
         jitter_days=jitter_days,
     )
-    study = Field(phantom_anatomy(shape, voxel_mm), cohort, TINY_EFFECTS, fwhm_mm, seed, tuple(four_d))
+    study = Field(phantom_anatomy(shape, voxel_mm), cohort, tuple(effects), fwhm_mm, seed, tuple(four_d))
     return _write_study(folder, study, chosen, tuple(labels), "tiny", TINY_MODELS, None, changes)
 
 

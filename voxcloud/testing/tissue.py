@@ -115,7 +115,7 @@ def base_image(anatomy: Anatomy, map_name: str, label: str) -> Float32:
     inside = anatomy.mask & (anatomy.tissue(label) > 0.5)
     middle = float(np.median(anatomy.t1[inside])) if inside.any() else 1.0
     texture = np.clip(1.0 + 0.5 * (anatomy.t1 - middle), 0.8, 1.2)
-    return (MAP_MODELS[map_name].level(label) * texture).astype(np.float32)
+    return np.asarray(MAP_MODELS[map_name].level(label) * texture, dtype=np.float32)
 
 
 def axial_radial(fa: Float32, md: Float32) -> tuple[Float32, Float32]:
