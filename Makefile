@@ -61,12 +61,17 @@ services: ## Install and start what service tests need (Debian packages, root)
 test-all: $(STAMPS)/dev ## Every test; a skip is a failure when CI=true
 	$(PYTEST) $(if $(filter true,$(CI)),--fail-on-skip)
 
-lint: $(STAMPS)/dev ## Format, lint, types, layers, spelling
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy --strict voxcloud
-	$(BIN)/lint-imports --no-cache
-	$(BIN)/codespell voxcloud flows infra tests docs changes benchmarks validation README.md Makefile
+lint: $(STAMPS)/dev ## Format, lint, types, layers, spelling: all of them, even after a failure
+	@failed=; \
+	check() { echo "-- $$*"; "$(BIN)/$$@" || failed="$$failed $$1"; }; \
+	check ruff format --check .; \
+	check ruff check .; \
+	check mypy --strict voxcloud; \
+	check lint-imports --no-cache; \
+	check codespell $(SPELLED); \
+	[ -z "$$failed" ] || { echo "lint failed:$$failed"; exit 1; }
+
+SPELLED := voxcloud flows infra tests docs changes benchmarks validation terraform README.md Makefile pyproject.toml
 
 format: $(STAMPS)/dev ## Put the code into the house format
 	$(BIN)/ruff format .
