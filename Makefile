@@ -43,13 +43,14 @@ install-dev: $(STAMPS)/dev ## Install voxcloud with everything that tests and li
 demo: $(STAMPS)/core ## Simulate the model study and analyse it (under 6 minutes after installation)
 	@start=$$(date +%s); \
 	[ -e $(STUDY)/study.yaml ] || $(BIN)/voxcloud simulate $(STUDY); \
+	simulated=$$(date +%s); \
 	$(BIN)/voxcloud run $(STUDY)/study.yaml; \
-	seconds=$$(( $$(date +%s) - start )); \
-	report=$$(find $(CURDIR)/$(STUDY) -name report.html -newermt '1970-01-02' -print -quit); \
-	[ -n "$$report" ] || { echo "The run ended without a report under $(CURDIR)/$(STUDY)"; exit 1; }; \
+	ended=$$(date +%s); \
+	report=$(abspath $(STUDY))/derivatives/voxcloud/report.html; \
+	[ -e "$$report" ] || { echo "The run ended without $$report"; exit 1; }; \
 	echo; \
 	echo "Installation  $$(cat $(STAMPS)/core) s (once)"; \
-	echo "Demo          $$seconds s"; \
+	echo "Demo          $$(( ended - start )) s ($$(( simulated - start )) s to simulate, $$(( ended - simulated )) s to analyse)"; \
 	echo "Report        $$report"
 
 test: $(STAMPS)/dev ## Fast tests: virtual environment only, no root
