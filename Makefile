@@ -13,7 +13,6 @@ export OPENBLAS_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile -q
-STUDY ?= demo/study
 
 .PHONY: help demo test services test-all lint format docs reference bench lock install install-dev clean
 
@@ -42,11 +41,11 @@ install-dev: $(STAMPS)/dev ## Install voxcloud with everything that tests and li
 
 demo: $(STAMPS)/core ## Simulate the model study and analyse it (under 6 minutes after installation)
 	@start=$$(date +%s); \
-	[ -e $(STUDY)/study.yaml ] || $(BIN)/voxcloud simulate $(STUDY); \
+	[ -e demo/study/study.yaml ] || { rm -rf demo/study; $(BIN)/voxcloud simulate demo/study; }; \
 	simulated=$$(date +%s); \
-	$(BIN)/voxcloud run $(STUDY)/study.yaml; \
+	$(BIN)/voxcloud run demo/study/study.yaml; \
 	ended=$$(date +%s); \
-	report=$(abspath $(STUDY))/derivatives/voxcloud/report.html; \
+	report=$(CURDIR)/demo/study/derivatives/voxcloud/report.html; \
 	[ -e "$$report" ] || { echo "The run ended without $$report"; exit 1; }; \
 	echo; \
 	echo "Installation  $$(cat $(STAMPS)/core) s (once)"; \
