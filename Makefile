@@ -41,7 +41,7 @@ install-dev: $(STAMPS)/dev ## Install voxcloud with everything that tests and li
 
 demo: $(STAMPS)/core ## Simulate the model study and analyse it (under 6 minutes after installation)
 	@start=$$(date +%s); \
-	[ -e demo/study/study.yaml ] || { rm -rf demo/study; $(BIN)/voxcloud simulate demo/study; }; \
+	[ -e demo/study/study.yaml ] && [ -e demo/study/truth/truth.json ] || { rm -rf demo/study; $(BIN)/voxcloud simulate demo/study; }; \
 	simulated=$$(date +%s); \
 	$(BIN)/voxcloud run demo/study/study.yaml; \
 	ended=$$(date +%s); \
