@@ -35,6 +35,11 @@ class GroupModel:
     estimator: str = "two-stage"
     nuisance: tuple[str, ...] = ("age", "tiv")
 
+    def can_be_filled(self, group_sizes: Mapping[str, int]) -> bool:
+        """Tell whether a cohort has people for both sides and degrees of freedom for the design."""
+        plus, minus = (sum(group_sizes.get(level, 0) for level in levels(n)) for n in (self.plus, self.minus))
+        return plus > 0 and (minus > 0 or not self.minus) and plus + minus > 2 + len(self.nuisance)
+
     @property
     def coefficients(self) -> tuple[str, ...]:
         """Coefficients that the model tests."""
@@ -122,6 +127,8 @@ def expected_test(
 
     t = size c'(X'X)^-1 X'u / sqrt(c'(X'X)^-1 c), u the participants' multipliers.
 
+    A design that these people cannot fill (a group without people, no degrees of freedom) gives t = 0.
+
     Parameters
     ----------
     model
@@ -140,12 +147,14 @@ def expected_test(
     x = np.column_stack(
         [columns[0], *(c if k == 0 and model.minus else c - c.mean() for k, c in enumerate(columns[1:]))]
     )
+    df = len(table) - x.shape[1]
+    if df < 1 or np.linalg.matrix_rank(x) < x.shape[1]:
+        return ExpectedTest(0.0, 0.0, max(df, 0))
     c = np.zeros(x.shape[1])
     c[:2] = (1.0, -1.0) if model.minus else (0.0, 1.0)
     u = np.array([multiplier.get(pid, 0.0) for pid in table["participant_id"]])
     inverse = np.linalg.inv(x.T @ x)
     t = size * float(c @ inverse @ (x.T @ u)) / float(np.sqrt(c @ inverse @ c))
-    df = len(table) - x.shape[1]
     z = float(np.sign(t) * stats.norm.isf(stats.t.sf(abs(t), df))) if t else 0.0
     return ExpectedTest(t, z, df)
 

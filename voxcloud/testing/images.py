@@ -66,25 +66,34 @@ def write_images(
 
     Only a few images are in memory at a time: those of one participant, one map family and one tissue.
     """
-    visits = study.cohort.sessions
-    families = [tuple(m for m in maps if m in DIFFUSION), *((m,) for m in maps if m not in DIFFUSION)]
+    families = [f for f in (tuple(m for m in maps if m in DIFFUSION), *((m,) for m in maps if m not in DIFFUSION)) if f]
+    people = study.cohort.participants.to_dict("records")
     tissues = [label for label in labels if label]
-    total = len(visits) * (len(maps) * len(labels) + len(tissues))
+    every, diffusion = len(study.cohort.sessions), _diffusion_visits(study)
+    per_label = sum(len(f) * (diffusion if set(f) & set(DIFFUSION) else every) for f in families)
+    total = per_label * len(labels) + every * len(tissues)
     rows: list[dict[str, object]] = []
+
+    def add(written: list[dict[str, object]]) -> None:
+        rows.extend(written)
+        if progress is not None:
+            progress(len(rows), total)
+
     for label in labels:
         for family in families:
-            if not family:
-                continue
             sources = [_source(study, name, label) for name in _drawn(family)]
-            for participant in study.cohort.participants.to_dict("records"):
-                rows += _write_participant(out, study, sources, family, label, participant)
-                if progress is not None:
-                    progress(len(rows), total)
+            for participant in people:
+                add(_write_participant(out, study, sources, family, label, participant))
     for label in tissues:
-        for participant in study.cohort.participants.to_dict("records"):
-            rows += _write_probseg(out, study, label, str(participant["participant_id"]))
+        for participant in people:
+            add(_write_probseg(out, study, label, str(participant["participant_id"])))
     table = pd.DataFrame(rows, columns=["participant_id", "session_id", "map", "label", "path", "volume"])
     return table.sort_values(["participant_id", "session_id", "map", "label"], ignore_index=True)
+
+
+def _diffusion_visits(study: Field) -> int:
+    visits = study.cohort.sessions[["participant_id", "session_id"]].itertuples(index=False)
+    return sum((pid, session) not in study.cohort.without_diffusion for pid, session in visits)
 
 
 def _drawn(family: Sequence[str]) -> tuple[str, ...]:

@@ -109,7 +109,8 @@ def simulate_study(
         Some of R1map, MTsat, R2starmap, FA, MD, AD, RD, volume; default all. A map's values do not depend on the
         others.
     group_sizes
-        People per group (sci_arm, sci_leg, con_arm, con_leg, con_none); default 9, 8, 9, 9, 14.
+        People per group (sci_arm, sci_leg, con_arm, con_leg, con_none); default 9, 8, 9, 9, 14. Models whose groups
+        have no people are left out of the study file.
     missing
         Leave out some visits, as in every real study.
     fwhm_mm
@@ -120,19 +121,26 @@ def simulate_study(
     Raises
     ------
     StudyFileError
-        If the folder holds something already, or a map is not one of the model study.
+        If the folder holds something already, a map is not one of the model study, or no group model can be filled.
     """
     chosen = _check_maps(MAPS if maps is None else maps)
-    folder = _new_folder(out)
+    sizes = GROUP_SIZES if group_sizes is None else group_sizes
+    models = tuple(m for m in MODELS if m.can_be_filled(sizes))
+    if not models:
+        raise StudyFileError(
+            f"simulation: group_sizes are expected to fill at least one group model, found {dict(sizes)}. "
+            "Ask for more people, e.g. three sci_arm and three con_none."
+        )
     cohort = make_cohort(
         seed=seed,
-        group_sizes=GROUP_SIZES if group_sizes is None else group_sizes,
+        group_sizes=sizes,
         missing_visits=MISSING_VISITS if missing else {},
         missing_diffusion=MISSING_DIFFUSION if missing else (),
     )
+    folder = _new_folder(out)
     smooth = max(8.0, 3.0 * resolution_mm) if fwhm_mm is None else fwhm_mm
     study = Field(mni_anatomy(resolution_mm), cohort, MODEL_STUDY_EFFECTS, smooth, seed)
-    return _write_study(folder, study, chosen, ("GM", "WM"), "sci-training", MODELS, progress)
+    return _write_study(folder, study, chosen, ("GM", "WM"), "sci-training", models, progress)
 
 
 TINY_MODELS = (GroupModel("training", "patients_minus_untrained", "sci_arm", "con_none", nuisance=("age",)),)
@@ -220,7 +228,8 @@ def _write_study(
     images = write_images(folder, study, maps, labels, progress)
     write_table(folder / "images.tsv", images)
     write_table(folder / "participants.tsv", cohort.participants)
-    write_table(folder / "sessions.tsv", cohort.sessions[["participant_id", "session_id", "day"]])
+    days = [f"{day:g}" for day in cohort.sessions["day"]]
+    write_table(folder / "sessions.tsv", cohort.sessions[["participant_id", "session_id"]].assign(day=days))
     if in_mni:
         write_table(folder / "behaviour.tsv", cohort.behaviour)
     truth = _write_truth(folder, study, maps, labels, models)

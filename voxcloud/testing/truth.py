@@ -125,11 +125,10 @@ def summarise_truth(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "false_clusters": len(rows) - len(planted),
     }
     sentence = (
-        f"{counts['found_expected']} of {counts['expected']} planted changes that the designs can show were found, "
-        f"{counts['missed']} missed, {counts['wrong_sign_expected']} with the wrong sign; {counts['found_weak']} of "
-        f"{counts['weak']} weaker ones were found; {counts['false_clusters']} significant clusters lie where nothing is "
-        "planted."
-    )
+        "{found_expected} of {expected} planted changes that the designs can show were found, {missed} missed, "
+        "{wrong_sign_expected} with the wrong sign; {found_weak} of {weak} weaker ones were found; {false_clusters} "
+        "significant clusters lie where nothing is planted."
+    ).format(**counts)
     return {**counts, "sentence": sentence}
 
 
