@@ -1,0 +1,1 @@
+"""Prefect flows: thin, no arithmetic. What a flow does, ``voxcloud run`` does too."""

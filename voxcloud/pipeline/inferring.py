@@ -1,0 +1,267 @@
+"""Steps that infer: smoothness of the residuals, then clusters, p values, maps and the people behind each cluster."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from voxcloud.bids.atlas import AtlasLabels, load_atlas
+from voxcloud.bids.images import MaskGrid, load_mask
+from voxcloud.bids.statmaps import write_statmap
+from voxcloud.errors import MaskError
+from voxcloud.inference.distributions import f_p_value, f_to_z, t_p_value, t_to_z
+from voxcloud.inference.search import SearchResult, random_field_search
+from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
+from voxcloud.models.ols import partial_r
+from voxcloud.pipeline.clusters import ClusterContext, describe_cluster
+from voxcloud.pipeline.fitting import read_covariance, read_design, test_names
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.plan.units import STATS_F, STATS_T, fit_prefix, stat_stem
+from voxcloud.schema import RESULT_SCHEMA
+from voxcloud.storage.regions import open_array
+from voxcloud.storage.store import Store
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FitView:
+    """One coefficient of one fit, read from the store as it is needed."""
+
+    store: Store
+    prefix: str
+    design: Mapping[str, Any]
+    coefficient: str
+
+    @property
+    def entry(self) -> Mapping[str, Any]:
+        """The design file's entry of the coefficient."""
+        found: Mapping[str, Any] = self.design["coefficients"][self.coefficient]
+        return found
+
+    @property
+    def valid(self) -> np.ndarray:
+        """Analysis mask over the stack's voxels."""
+        return np.asarray(open_array(self.store, f"{self.prefix}/valid")[:]).astype(bool)
+
+    @property
+    def df(self) -> float:
+        """Error degrees of freedom (effective ones where variances were estimated)."""
+        if self.design["variance"] == "unequal":
+            return float(read_covariance(self.store, self.prefix)[self.coefficient]["erdf"])
+        return float(len(self.entry["participants"]) - self.entry["rank"])
+
+    @property
+    def whitener(self) -> np.ndarray | None:
+        """What data and design are multiplied with before the fit, or None."""
+        if self.design["variance"] == "unequal":
+            return np.asarray(read_covariance(self.store, self.prefix)[self.coefficient]["W"])
+        if self.entry.get("row_weights") is not None:
+            return np.diag(np.sqrt(np.asarray(self.entry["row_weights"], dtype=np.float64)))
+        return None
+
+    def test_row(self, kind: str, contrast: str) -> np.ndarray:
+        """Return effect, se or statistic of one contrast over the stack's voxels."""
+        row = test_names(self.design).index([self.coefficient, contrast])
+        return np.asarray(open_array(self.store, f"{self.prefix}/{kind}")[row, :])
+
+    def values(self, voxels: np.ndarray) -> np.ndarray:
+        """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
+        array = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
+        return np.asarray(array.oindex[:, voxels], dtype=np.float64)
+
+
+def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Estimate the smoothness of the standardised residuals, slab by slab."""
+    design = read_design(store, unit.inputs["design"])
+    prefix = fit_prefix(design["model"], design["stack"])
+    view = FitView(store, prefix, design, unit.params["coefficient"])
+    grid = load_mask(unit.places["mask"])
+    inside = np.flatnonzero(view.valid)
+    if not inside.size:
+        raise MaskError(
+            f"{unit.name}: the analysis mask is empty: no voxel is finite in all {len(design['images'])} images, varies "
+            "between participants and passes the tissue threshold. Check the masks section and the images' fields of view."
+        )
+    array = open_array(store, f"{prefix}/residual_{view.coefficient}")
+
+    def read(start: int, stop: int) -> np.ndarray:
+        positions = inside[start:stop]
+        block = np.asarray(array[:, int(positions[0]) : int(positions[-1]) + 1], dtype=np.float64)
+        return block[:, positions - positions[0]]
+
+    found = estimate_smoothness(read, array.shape[0], grid.voxel_index[inside], grid.shape, view.df)
+    voxel_mm = voxel_sizes(grid)
+    tree = {
+        "fwhm_voxels": [float(v) for v in found.fwhm_voxels],
+        "fwhm_mm": [float(v) for v in np.asarray(found.fwhm_voxels) * voxel_mm],
+        "n_voxels_used": int(found.n_voxels_used),
+        "df": view.df,
+        "mask_voxels": int(inside.size),
+        "nonstationarity": getattr(found, "nonstationarity", None),
+    }
+    store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
+    return tree
+
+
+def voxel_sizes(grid: MaskGrid) -> np.ndarray:
+    """Return voxel sizes in mm."""
+    return np.sqrt((np.asarray(grid.affine)[:3, :3] ** 2).sum(axis=0))
+
+
+def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Search one contrast in every volume and direction; write the result, the maps and who is behind each cluster."""
+    design = read_design(store, unit.inputs["design"])
+    view = FitView(store, fit_prefix(design["model"], design["stack"]), design, unit.params["coefficient"])
+    grid = load_mask(unit.places["mask"])
+    contrast = unit.params["contrast"]
+    test = view.entry["tests"][contrast]
+    smooth = json.loads(store.read_bytes(f"{view.prefix}/smoothness-{view.coefficient}.json"))
+    inside = np.flatnonzero(view.valid)
+    statistic = view.test_row("statistic", contrast)[inside]
+    atlas = load_atlas(**unit.places["atlas"]) if unit.places.get("atlas") else None
+    maps = _write_maps(unit, store, view, grid, inside, statistic, test)
+    searches = []
+    warnings: list[str] = []
+    for volume, roi in _volumes(unit, grid):
+        for direction in _directions(test):
+            found = _search(unit, view, grid, inside, statistic, smooth, roi, direction, test)
+            warnings += [w for w in found.warnings if w not in warnings]
+            context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
+            searches.append(_search_tree(context, found, volume))
+    if design["accepted_unequal_variance"]:
+        warnings.append(
+            "Participants whose missing visits inflate the variance of this coefficient were kept in a plain unweighted fit, as asked for "
+            "(accept_unequal_variance): one of them can make or hide a cluster."
+        )
+    result = {
+        "schema": RESULT_SCHEMA, "model": design["model"], "map": design["map"], "label": design["label"],
+        "coefficient": view.coefficient, "contrast": contrast, "test": test["test"], "kind": test["kind"],
+        "alternative": test["alternative"], "estimator": design["estimator"], "formula": design["formula"],
+        "variance": design["variance"], "weights": design["weights"],
+        "n": len(view.entry["participants"]), "participants": view.entry["participants"], "df": view.df,
+        "units": view.entry["units"], "fwhm_voxels": smooth["fwhm_voxels"], "fwhm_mm": smooth["fwhm_mm"],
+        "mask_voxels": int(inside.size), "voxel_mm": voxel_sizes(grid).tolist(), "family_size": unit.params["family_size"],
+        "scores": view.entry["scores"], "inference": unit.params["inference"],
+        "warnings": warnings + _map_warnings(design, smooth), "maps": maps, "searches": searches,
+    }
+    store.write_bytes(unit.outputs[0], json.dumps(result, allow_nan=False).encode())
+    significant = sum(c["significant"] for s in searches for c in s["clusters"])
+    LOG.info("%s: %d significant clusters", unit.name, significant)
+    return {"significant": significant, "clusters": sum(len(s["clusters"]) for s in searches)}
+
+
+def _map_warnings(design: Mapping[str, Any], smooth: Mapping[str, Any]) -> list[str]:
+    """Say where smoothness is known to vary over the brain."""
+    spread = smooth.get("nonstationarity")
+    if design["map"] == "volume" or (design["label"] and spread is not None and spread > 4):
+        ratio = "" if spread is None else f" (resels per voxel: 95th over 5th percentile {spread:.1f})"
+        return [
+            f"The smoothness of {design['stack']} varies over the brain{ratio}: random-field cluster p values assume that it does not; "
+            "large clusters in smooth regions look more certain than they are. Compare with method: permutation."
+        ]
+    return []
+
+
+def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | None]]:
+    if not unit.places["volumes"]:
+        return [("whole mask", None)]
+    found: list[tuple[str, np.ndarray | None]] = []
+    for name, path in sorted(unit.places["volumes"].items()):
+        volume = load_mask(path)
+        if tuple(volume.shape) != tuple(grid.shape) or not np.allclose(volume.affine, grid.affine, atol=1e-3):
+            raise MaskError(
+                f"search_volumes.{name} ({path}): expected the grid of the mask, {tuple(grid.shape)}, found {tuple(volume.shape)} "
+                "or another affine. Resample it to the mask's grid (nearest neighbour)."
+            )
+        found.append((name, volume.mask))
+    return found
+
+
+def _directions(test: Mapping[str, Any]) -> list[str]:
+    if test["kind"] == "F":
+        return ["greater"]
+    return ["greater", "less"] if test["alternative"] == "two-sided" else [str(test["alternative"])]
+
+
+def _search(
+    unit: WorkUnit, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, smooth: Mapping[str, Any],
+    roi: np.ndarray | None, direction: str, test: Mapping[str, Any],
+) -> SearchResult:
+    settings = unit.params["inference"]
+    df: Any = view.df if test["kind"] == "t" else (float(np.linalg.matrix_rank(np.asarray(test["weights"]))), view.df)
+    return random_field_search(
+        statistic if direction == "greater" else -statistic,
+        df,
+        voxel_index=grid.voxel_index[inside],
+        shape=grid.shape,
+        affine=grid.affine,
+        smoothness=Smoothness(np.asarray(smooth["fwhm_voxels"]), smooth["n_voxels_used"]),
+        cluster_forming_p=settings["cluster_forming_p"],
+        min_extent=settings["min_extent"],
+        alpha=settings["alpha"],
+        roi=roi,
+        statistic="T" if test["kind"] == "t" else "F",
+        accept_liberal_threshold=settings["accept_liberal_threshold"],
+    )
+
+
+def _search_tree(context: ClusterContext, found: SearchResult, volume: str) -> dict[str, Any]:
+    settings = context.params["inference"]
+    clusters = [describe_cluster(context, found, cluster, number) for number, cluster in enumerate(found.clusters, 1)]
+    family = context.params["family_size"]
+    smallest = min((c["p_fwe"] for c in clusters), default=1.0)
+    return {
+        "direction": context.direction, "volume": volume, "n_voxels": int(found.n_voxels),
+        "resels": [float(r) for r in found.resels], "height_threshold_t": float(found.height_threshold),
+        "cluster_forming_p": settings["cluster_forming_p"], "min_extent": settings["min_extent"], "alpha": settings["alpha"],
+        "p_fwe_min": smallest, "p_family_min": min(1.0, smallest * family), "clusters": clusters,
+    }
+
+
+def _write_maps(
+    unit: WorkUnit, store: Store, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, test: Mapping[str, Any]
+) -> dict[str, str]:
+    contrast = unit.params["contrast"]
+    if test["kind"] == "t":
+        r, lower, upper = partial_r(statistic, view.df)
+        effect = view.test_row("effect", contrast)[inside]
+        se = view.test_row("se", contrast)[inside]
+        numbers = {
+            "t": statistic, "effect": effect, "variance": se**2, "z": t_to_z(statistic, view.df),
+            "p": t_p_value(statistic, view.df, test["alternative"]), "r": r, "rLower": lower, "rUpper": upper,
+        }
+        names: tuple[str, ...] = STATS_T
+    else:
+        df1 = float(np.linalg.matrix_rank(np.asarray(test["weights"])))
+        numbers = {"F": statistic, "z": f_to_z(statistic, df1, view.df), "p": f_p_value(statistic, df1, view.df)}
+        names = STATS_F
+    stem = stat_stem(view.design["model"], view.design["map"], view.design["label"], view.coefficient, contrast)
+    written: dict[str, str] = {}
+    for stat in names:
+        vector = np.full(len(grid.voxel_index), np.nan)
+        vector[inside] = numbers[stat]
+        path = f"{stem}_stat-{stat}_statmap.nii.gz"
+        image, sidecar = write_statmap(
+            vector, grid, stat=stat, df=view.df,
+            description=f"{view.design['model']} {view.coefficient} {contrast}",
+            sidecar={
+                "Map": view.design["map"], "Label": view.design["label"], "Coefficient": view.coefficient,
+                "Contrast": test["test"], "Alternative": test["alternative"], "EffectUnits": view.entry["units"],
+                "NumberOfParticipants": len(view.entry["participants"]), "DegreesOfFreedom": view.df,
+            },
+        )
+        store.write_bytes(path, image)
+        store.write_bytes(path.replace(".nii.gz", ".json"), sidecar)
+        written[stat] = path
+    return written
+
+
+def region_at(atlas: AtlasLabels | None, xyz: tuple[float, float, float]) -> str:
+    """Return the atlas region at a place, or an empty string."""
+    return "" if atlas is None else atlas.region_at(xyz)

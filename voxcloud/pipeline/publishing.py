@@ -1,0 +1,161 @@
+"""Steps that gather: learning curves, the summary over the family of searches, tables and the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxcloud.config.load import load_study
+from voxcloud.errors import CorruptStoreError
+from voxcloud.inference.family import adjust_over_family, expected_false_positives
+from voxcloud.inference.rank_tests import wilcoxon_one_sample, wilcoxon_signed_rank
+from voxcloud.pipeline.execute import versions
+from voxcloud.plan.build import read_cohort
+from voxcloud.plan.scores import fit_behaviour
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.report.page import write_report
+from voxcloud.report.tables import write_tables
+from voxcloud.schema import RESULT_SCHEMA
+from voxcloud.storage.records import read_record
+from voxcloud.storage.store import Store
+
+LOG = logging.getLogger(__name__)
+
+RUN_INFO = ".voxcloud/run-info.json"
+LOOKS = ".voxcloud/looks.json"
+
+
+def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Write the learning curves of every participant and score, and the tests of improvement and retention."""
+    loaded = load_study(unit.places["study_file"])
+    fits = fit_behaviour(loaded, read_cohort(loaded))
+    if fits is None:
+        raise CorruptStoreError(f"{unit.key}: the study file has no behaviour section any more. Run the study again.")
+    scores: dict[str, Any] = {}
+    tests: list[dict[str, Any]] = []
+    for score, curves in fits.curves.items():
+        people = {}
+        for participant, curve in sorted(curves.items()):
+            days, values = fits.data[score][participant]
+            people[participant] = {
+                "alpha": _finite(curve.alpha), "delta": _finite(curve.delta), "gamma": _finite(curve.gamma),
+                "improvement": _finite(curve.improvement), "flags": list(curve.flags), "days": days, "values": values,
+            }
+        scores[score] = {"better": fits.better[score], "participants": people}
+        tests += _score_tests(score, people)
+    store.write_bytes(unit.outputs[0], json.dumps({"schema": RESULT_SCHEMA, "scores": scores, "tests": tests}).encode())
+    return {"scores": len(scores)}
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _score_tests(score: str, people: Mapping[str, Any]) -> list[dict[str, Any]]:
+    usable = [p for p in people.values() if not p["flags"]]
+    improvement = np.array([p["improvement"] for p in usable], dtype=np.float64)
+    tests = []
+    if len(improvement) >= 3:
+        found = wilcoxon_one_sample(improvement)
+        tests.append({"name": f"{score}: improvement differs from 0 (one-sample Wilcoxon)", "statistic": found.z, "p": found.p_exact,
+                      "n": found.n, "words": "z and exact p over participants with a usable learning curve"})
+    last = [(p["values"][p["days"].index(28.0)], p["values"][p["days"].index(84.0)]) for p in people.values()
+            if 28.0 in p["days"] and 84.0 in p["days"]]
+    if len(last) >= 3:
+        first, second = np.array(last, dtype=np.float64).T
+        found = wilcoxon_signed_rank(first, second)
+        tests.append({"name": f"{score}: day 84 against day 28 (signed-rank)", "statistic": found.z, "p": found.p_exact,
+                      "n": found.n, "words": "retention after the training ended"})
+    return tests
+
+
+def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Count the searches, adjust over the family, and gather who went in and who did not."""
+    info = json.loads(store.read_bytes(RUN_INFO))
+    results = [path for path in info["results"] if store.exists(path)]
+    trees = [json.loads(store.read_bytes(path)) for path in results]
+    searches = [(tree, search) for tree in trees for search in tree["searches"]]
+    alphas = [search["alpha"] for _, search in searches]
+    smallest = [search["p_fwe_min"] for _, search in searches]
+    holm = adjust_over_family(smallest) if smallest else []
+    significant = [c for _, s in searches for c in s["clusters"] if c["significant"]]
+    stacks = _stacks(store, info)
+    tree = {
+        "schema": RESULT_SCHEMA, "study": info["study"], "analysis": unit.params["analysis"], "look": info.get("look"),
+        "family": unit.params["family"], "searches_planned": unit.params["searches"], "searches_run": len(searches),
+        "alpha": max(alphas, default=0.05), "expected_false_positives": float(expected_false_positives(alphas)),
+        "significant_clusters": len(significant),
+        "significant_family": sum(c["p_family"] < 0.05 for c in significant),
+        "flagged_clusters": sum(bool(c.get("influence", {}).get("flagged")) for c in significant),
+        "holm": [
+            {"model": t["model"], "map": t["map"], "label": t["label"], "coefficient": t["coefficient"], "contrast": t["contrast"],
+             "direction": s["direction"], "volume": s["volume"], "p_fwe_min": p, "p_holm": float(h)}
+            for (t, s), p, h in zip(searches, smallest, holm, strict=True)
+        ],
+        "results": results, "failed": info.get("failed", []), "run": info.get("run", {}), "versions": versions(),
+        "problems": info.get("problems", []), "images_digest": info.get("images_digest"),
+    }
+    truth = _truth(info, trees)
+    if truth is not None:
+        tree["truth"] = truth
+    store.write_bytes("results/summary.json", json.dumps(tree, allow_nan=False).encode())
+    cohort = {"schema": RESULT_SCHEMA, **info["cohort"], "stacks": stacks, "warnings": info["cohort"]["warnings"] + _signature_warnings(stacks)}
+    for stack in cohort["stacks"]:
+        stack.pop("signatures", None)
+    store.write_bytes("results/cohort.json", json.dumps(cohort, allow_nan=False).encode())
+    return {"searches": len(searches), "significant": len(significant)}
+
+
+def _stacks(store: Store, info: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Medians and missing voxels per image, from the records of the shards."""
+    found = []
+    for stack in info["stacks"]:
+        medians: dict[str, float] = {}
+        nan: dict[str, int] = {}
+        signatures: dict[str, Any] = {}
+        for name, fingerprint in stack["shards"]:
+            record = read_record(store, "stack-shard", name, fingerprint, "done")
+            for image in (record.result.get("images", []) if record is not None else []):
+                who = f"sub-{image['participant_id']}" + (f"_ses-{image['session_id']}" if image["session_id"] else "")
+                medians[who], nan[who] = image["median"], image["nan"]
+                if "signature" in image:
+                    signatures[who] = image["signature"]
+        found.append({**{k: v for k, v in stack.items() if k != "shards"}, "median_per_image": medians,
+                      "not_finite_per_image": nan, "signatures": signatures})
+    return found
+
+
+def _signature_warnings(stacks: list[dict[str, Any]]) -> list[str]:
+    """Name processing differences between participants; a difference within a participant stops the stack's models."""
+    warnings = []
+    for stack in stacks:
+        kinds = {json.dumps(s, sort_keys=True) for s in stack.get("signatures", {}).values()}
+        if len(kinds) > 1:
+            warnings.append(
+                f"{stack['map']} {stack['label']}: images of {len(kinds)} processing signatures (preset, scanner, correction) are in one stack; "
+                "a difference between groups may come from processing."
+            )
+    return warnings
+
+
+def _truth(info: Mapping[str, Any], trees: list[dict[str, Any]]) -> Any:
+    """Compare with the simulation's truth where a study has one beside it."""
+    path = Path(info["study_file"]).parent / "truth" / "truth.json"
+    if not path.is_file():
+        return None
+    from voxcloud.testing.truth import compare_with_truth
+
+    return compare_with_truth(json.loads(path.read_text(encoding="utf-8")), trees)
+
+
+def report(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Write the tables and the report."""
+    output = Path(store.local_path(""))
+    write_tables(output)
+    path = write_report(output, template_image=unit.places.get("template"))
+    return {"bytes": path.stat().st_size}

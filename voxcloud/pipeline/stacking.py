@@ -1,0 +1,97 @@
+"""Steps that put images into the cohort stacks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from voxcloud.bids.images import MaskGrid, image_statistics, load_mask, read_masked
+from voxcloud.bids.signatures import processing_signature
+from voxcloud.errors import ImageError
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.plan.units import stack_spec
+from voxcloud.schema import check_units
+from voxcloud.storage.stack import StackSpec, build_manifest, create_stack, write_manifest, write_shard
+from voxcloud.storage.store import Store
+
+LOG = logging.getLogger(__name__)
+
+# An image with fewer finite voxels than this part of the mask is not an image of this mask.
+MIN_FINITE = 0.01
+
+
+def spec_of(unit: WorkUnit) -> tuple[StackSpec, MaskGrid]:
+    """Return the stack's specification and the grid from the study's mask."""
+    grid = load_mask(unit.places["mask"])
+    return stack_spec(unit.params["map"], unit.params["label"], grid), grid
+
+
+def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Read up to 25 images and write one shard, once.
+
+    A bad image stops the unit, which then names every bad image of the shard, or leaves its row empty
+    (``on_bad_image: exclude``) and is named in the record.
+    """
+    spec, grid = spec_of(unit)
+    create_stack(store, spec, unit.params["shard"] + 1)
+    bad: list[dict[str, str]] = []
+    statistics: list[dict[str, Any]] = []
+
+    def vectors() -> Iterator[tuple[int, np.ndarray]]:
+        for row, participant, session, digest in unit.places["rows"]:
+            image = unit.places["images"].get(str(row))
+            if image is None:
+                continue  # a dead row whose image is gone
+            try:
+                vector, numbers = _read_checked(unit, grid, participant, session, image)
+            except ImageError as error:
+                bad.append({"participant_id": participant, "session_id": session, "digest": digest, "reason": str(error)})
+                continue
+            statistics.append({"participant_id": participant, "session_id": session, **numbers})
+            yield row % spec.shard_rows, vector
+
+    if unit.places["on_bad_image"] == "stop":
+        rows = list(vectors())
+        if bad:
+            raise ImageError("\n".join(item["reason"] for item in bad))
+        write_shard(store, spec, unit.params["shard"], rows)
+    else:
+        write_shard(store, spec, unit.params["shard"], vectors())
+    return {"bad": bad, "images": statistics}
+
+
+def _read_checked(
+    unit: WorkUnit, grid: MaskGrid, participant: str, session: str, image: Mapping[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    label = f"_label-{unit.params['label']}" if unit.params["label"] else ""
+    who = f"sub-{participant}" + (f"_ses-{session}" if session else "")
+    where = f"{who}, {unit.params['map']}{label} ({image['path']})"
+    try:
+        vector = read_masked(image["path"], image["volume"], grid)
+    except ImageError as error:
+        text = str(error)
+        raise ImageError(text if who in text else f"{who}: {text}") from None
+    numbers = image_statistics(vector)
+    if numbers.n_finite < MIN_FINITE * len(vector):
+        raise ImageError(
+            f"{where}: expected finite values in the mask's {len(vector)} voxels, found {numbers.n_finite}. "
+            "Check that image and mask are in one space, or exclude it (on_bad_image: exclude)."
+        )
+    check_units(unit.params["map"], where, numbers.median, numbers.p01, numbers.p99)
+    summary: dict[str, Any] = {"median": float(numbers.median), "nan": int(len(vector) - numbers.n_finite)}
+    signature = processing_signature(image["path"])
+    if signature:
+        summary["signature"] = signature
+    LOG.info("%s: median %.4g, %d voxels not finite", where, numbers.median, summary["nan"])
+    return vector, summary
+
+
+def stack_manifest(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Write the manifest: which row holds which image, and the digest of every shard."""
+    spec, _ = spec_of(unit)
+    manifest = build_manifest(store, spec, unit.places["rows"])
+    write_manifest(store, spec, manifest, unit.outputs[0])
+    return {"rows": len(manifest.rows), "shards": len(manifest.shards)}

@@ -1,0 +1,188 @@
+"""From a selection of images to the numbers that a fit needs, as one JSON tree: the design file.
+
+Every estimator becomes the same two steps. First, each participant's value of a coefficient is a weighted sum of that
+participant's images: the rows of ``pinv(T_i)`` for the visits' time basis ``T_i`` (two-stage), ``1/k`` (mean of k
+visits), ``1`` (one image), ``-1, +1`` (paired). Second, a general linear model over participants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from voxcloud.config.study import Model, Study
+from voxcloud.errors import DesignError
+from voxcloud.models.contrasts import contrast_matrix
+from voxcloud.models.design_report import design_diagnostics
+from voxcloud.models.formula import Design, design_matrix
+from voxcloud.models.time_basis import TimeBasis, build_time_basis
+from voxcloud.models.two_stage import visit_plan
+from voxcloud.plan.selection import LeftOut, Selection
+from voxcloud.schema import variable
+
+INTERCEPT = "intercept"
+
+
+def time_basis(study: Study) -> TimeBasis | None:
+    """Return the study's time basis, or None where it names none."""
+    if study.time is None:
+        return None
+    t = study.time
+    return build_time_basis(t.basis, t.reference_days, t.terms, orthogonalise=t.orthogonalise, knots=t.knots)
+
+
+def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], list[LeftOut]]:
+    """Return the design file of one model and stack, and who was left out of it.
+
+    Raises
+    ------
+    DesignError, ContrastError, FormulaError
+        If the design cannot be fitted as asked; the message names the model and the reason.
+    """
+    model = selection.model
+    try:
+        first, left_out = _first_level(study, selection)
+        coefficients = {
+            name: _group_level(model, selection, entry["participants"], entry.get("row_weights"))
+            | {"first_level": entry["weights"], "units": entry["units"]}
+            for name, entry in first["coefficients"].items()
+        }
+    except ValueError as error:
+        if str(error).startswith(f"model {model.name}"):
+            raise
+        raise type(error)(f"model {model.name}, {selection.stack}: {error}") from None
+    tree = {
+        "schema": 1,
+        "model": model.name,
+        "stack": selection.stack,
+        "map": selection.map,
+        "label": selection.label,
+        "estimator": model.estimator,
+        "formula": model.formula,
+        "variance": model.variance,
+        "images": [
+            {"participant_id": i.participant_id, "session_id": i.session_id, "day": i.day, "digest": i.digest}
+            for i in selection.images
+        ],
+        "groups": {p: selection.group_names.get(p, "") for p in selection.participants},
+        "coefficients": coefficients,
+        "time": first.get("time"),
+        "visits": first.get("visits", []),
+        "accepted_unequal_variance": bool(model.accept_unequal_variance and first.get("unequal")),
+        "weights": model.weights,
+    }
+    return tree, left_out
+
+
+def _first_level(study: Study, selection: Selection) -> tuple[dict[str, Any], list[LeftOut]]:
+    if selection.model.estimator == "two-stage":
+        return _two_stage(study, selection)
+    positions = _positions(selection)
+    units = variable(selection.map).units
+    name, weigh = {
+        "ols": ("value", lambda k: np.full(k, 1.0 / k)),
+        "paired": ("difference", lambda k: np.array([-1.0, 1.0])),
+    }[selection.model.estimator]
+    weights = {p: {"images": rows, "weights": weigh(len(rows)).tolist()} for p, rows in positions.items()}
+    return {"coefficients": {name: {"participants": list(positions), "weights": weights, "units": units}}}, []
+
+
+def _positions(selection: Selection) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row, image in enumerate(selection.images):
+        found.setdefault(image.participant_id, []).append(row)
+    return found
+
+
+def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list[LeftOut]]:
+    model, basis = selection.model, time_basis(study)
+    assert basis is not None  # the study file's validator has seen to it
+    days = [float(i.day) for i in selection.images if i.day is not None]
+    plan = visit_plan(
+        [i.participant_id for i in selection.images],
+        days,
+        basis,
+        min_visits=model.min_visits,
+        max_variance_ratio=model.max_variance_ratio,
+        weights=model.weights,
+        accept_unequal_variance=model.accept_unequal_variance,
+    )
+    wanted = model.coefficients or basis.terms
+    unknown = [c for c in wanted if c not in basis.terms]
+    if unknown:
+        raise DesignError(f"coefficients: {', '.join(unknown)} is not a term of the time basis ({', '.join(basis.terms)}).")
+    what = f"model {model.name}, {selection.stack}"
+    left_out = [LeftOut(p, None, what, reason) for p, reason in plan.left_out.items()]
+    units = f"{variable(selection.map).units} per {basis.scale_days:g} days"
+    coefficients: dict[str, Any] = {}
+    for term in wanted:
+        entering = plan.participants_of(term)
+        left_out += [
+            LeftOut(p, None, f"{what}, {term}", reason) for p, reason in plan.left_out_of(term).items() if p not in plan.left_out
+        ]
+        coefficients[term] = {
+            "participants": entering,
+            "weights": {p: {"images": list(plan.rows[p]), "weights": plan.first_level_weights(p, term).tolist()} for p in entering},
+            "row_weights": plan.precision_weights(term) if model.weights == "precision" else None,
+            "units": units,
+        }
+    return {
+        "coefficients": coefficients,
+        "time": basis.describe(),
+        "visits": plan.describe(),
+        "unequal": plan.unequal,
+    }, left_out
+
+
+def _group_level(
+    model: Model, selection: Selection, participants: list[str], row_weights: list[float] | None
+) -> dict[str, Any]:
+    table = selection.table[selection.table["participant_id"].isin(participants)].copy()
+    table = table.set_index("participant_id", drop=False).loc[list(participants)].reset_index(drop=True)
+    if model.where_groups is not None:
+        table["group"] = pd.Categorical(
+            [selection.group_names[p] for p in table["participant_id"]], categories=list(model.where_groups)
+        ).astype(str)
+    design = design_matrix(model.formula, table)
+    tests = {}
+    for name, spec in model.contrasts.items():
+        contrast = contrast_matrix(spec.test, design)
+        tests[name] = {
+            "test": contrast.text,
+            "kind": contrast.kind,
+            "weights": np.atleast_2d(contrast.weights).tolist(),
+            "alternative": spec.alternative,
+        }
+    df = len(participants) - design.rank
+    if df < 1:
+        raise DesignError(f"{len(participants)} participants and rank {design.rank} leave {df} degrees of freedom; simplify the formula.")
+    return {
+        "participants": list(participants),
+        "columns": list(design.columns),
+        "X": design.matrix.tolist(),
+        "rank": int(design.rank),
+        "tests": tests,
+        "row_weights": row_weights,
+        "variance_groups": _variance_groups(model, table),
+        "diagnostics": design_diagnostics(design),
+        "scores": _scores(design, table),
+    }
+
+
+def _variance_groups(model: Model, table: pd.DataFrame) -> list[str] | None:
+    if model.variance == "equal":
+        return None
+    if "group" not in table or table["group"].nunique() < 2:
+        raise DesignError("variance: unequal needs at least two groups in the model. Use variance: equal.")
+    return [str(g) for g in table["group"]]
+
+
+def _scores(design: Design, table: pd.DataFrame) -> dict[str, list[float]]:
+    """Numeric covariates as given (not centred), for the scatter plots."""
+    return {
+        name: [float(v) for v in table[name]]
+        for name in design.columns
+        if name in table.columns and pd.api.types.is_numeric_dtype(table[name])
+    }

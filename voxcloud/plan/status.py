@@ -1,0 +1,126 @@
+"""What is done, stale, failed or waiting: derived from one listing of the records and the lease, never stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from voxcloud.plan.unit import STAGES, WorkUnit
+from voxcloud.storage.lease import read_lease
+from voxcloud.storage.records import Record, list_records, outputs_match, read_record
+from voxcloud.storage.store import Store
+
+State = Literal["unavailable", "waiting", "running", "done", "failed", "stale"]
+STATES: tuple[State, ...] = ("unavailable", "waiting", "running", "done", "failed", "stale")
+
+
+@dataclass(frozen=True)
+class UnitStatus:
+    """The state of one planned unit and the reason for it."""
+
+    unit: WorkUnit
+    state: State
+    reason: str = ""
+    error: Mapping[str, Any] | None = None
+    record: Record | None = None
+
+    @property
+    def to_compute(self) -> bool:
+        """Whether a run would compute it."""
+        return self.state != "done"
+
+
+def derive_status(
+    units: Sequence[WorkUnit], store: Store, *, verify: bool = True, recompute: Sequence[str] = ()
+) -> dict[str, UnitStatus]:
+    """Return the state of every unit; the states' counts add up to the number of units.
+
+    done: a record with this fingerprint exists and (``verify``) its outputs still have the recorded digests.
+    stale: computed earlier from something else, or its outputs are gone or changed. running: claimed by a living lease.
+    failed: tried with this very fingerprint and failed. unavailable: waits for a failed unit. waiting: everything else.
+    """
+    records = list_records(store)
+    lease = read_lease(store)
+    running = set(lease.running) if lease is not None and lease.alive else set()
+    found: dict[str, UnitStatus] = {}
+    for unit in units:
+        known = records.get((unit.step, unit.name), [])
+        found[unit.key] = _state_of(unit, known, store, unit.key in running, verify, unit.step in recompute)
+    return _spread(units, found)
+
+
+def _state_of(
+    unit: WorkUnit, known: Sequence[tuple[str, str]], store: Store, running: bool, verify: bool, again: bool
+) -> UnitStatus:
+    if running:
+        return UnitStatus(unit, "running")
+    mine = unit.fingerprint[:16]
+    if (mine, "done") in known:
+        record = read_record(store, unit.step, unit.name, mine, "done")
+        if again:
+            return UnitStatus(unit, "stale", "asked for with --recompute", record=record)
+        if record is None or record.fingerprint != unit.fingerprint:
+            return UnitStatus(unit, "stale", "its record cannot be read")
+        if unit.step == "stack-shard" and record.result.get("bad") and unit.places.get("on_bad_image") == "stop":
+            return UnitStatus(unit, "stale", "holds images that were excluded; on_bad_image is stop now")
+        if verify:
+            problem = outputs_match(store, record)
+            if problem:
+                return UnitStatus(unit, "stale", problem, record=record)
+        return UnitStatus(unit, "done", record=record)
+    if (mine, "failed") in known:
+        record = read_record(store, unit.step, unit.name, mine, "failed")
+        error = record.error if record is not None else None
+        return UnitStatus(unit, "failed", str((error or {}).get("message", "")), error=error, record=record)
+    if known:
+        record = read_record(store, unit.step, unit.name, *known[-1])
+        return UnitStatus(unit, "stale", changed_parts(unit, record), record=record)
+    return UnitStatus(unit, "waiting", "not computed yet")
+
+
+def _spread(units: Sequence[WorkUnit], found: dict[str, UnitStatus]) -> dict[str, UnitStatus]:
+    """Mark what waits for a failed unit as unavailable."""
+    for unit in units:
+        own = found[unit.key]
+        for up in unit.upstream:
+            before = found.get(up)
+            if before is not None and before.state in ("failed", "unavailable") and own.state in ("waiting", "stale"):
+                found[unit.key] = own = UnitStatus(unit, "unavailable", f"waits for {up}")
+    return found
+
+
+def changed_parts(unit: WorkUnit, record: Record | None) -> str:
+    """Say which part of the fingerprint differs from that of the last record."""
+    if record is None:
+        return "its record cannot be read"
+    before: Mapping[str, str] = record.result.get("parts", {})
+    now = unit.parts
+    words = [f"{name}: {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]
+             and not name.startswith("input ")]
+    words += [f"{name.removeprefix('input ')} changed" for name in now
+              if name in before and before[name] != now[name] and name.startswith("input ")]
+    words += [f"{name} is new" for name in now if name not in before] + [f"{name} is gone" for name in before if name not in now]
+    return "; ".join(words) or f"last attempt {record.state}"
+
+
+def count_states(found: Mapping[str, UnitStatus]) -> dict[str, dict[str, int]]:
+    """Count the states per stage; the line ``all`` adds up to the number of planned units."""
+    table: dict[str, dict[str, int]] = {}
+    for step in STAGES:
+        states = Counter(s.state for s in found.values() if s.unit.step == step)
+        if states:
+            table[step] = {state: states.get(state, 0) for state in STATES}
+    table["all"] = {state: sum(row[state] for row in table.values()) for state in STATES}
+    return table
+
+
+def bad_images(found: Mapping[str, UnitStatus]) -> dict[tuple[str, str, str], str]:
+    """Collect the images that finished shards left out, with the reason."""
+    bad: dict[tuple[str, str, str], str] = {}
+    for status in found.values():
+        if status.unit.step == "stack-shard" and status.state == "done" and status.record is not None:
+            for item in status.record.result.get("bad", []):
+                bad[(item["participant_id"], item["session_id"], item["digest"])] = item["reason"]
+    return bad

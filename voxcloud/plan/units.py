@@ -1,0 +1,460 @@
+"""The units of a study: what each step reads, writes and needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from voxcloud.bids.images import MaskGrid
+from voxcloud.config.load import LoadedStudy
+from voxcloud.config.study import Model
+from voxcloud.plan.selection import ImageRef
+from voxcloud.plan.unit import WorkUnit, digest_json
+from voxcloud.schema import stack_name, variable
+from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path, stack_prefix
+
+if TYPE_CHECKING:
+    from voxcloud.plan.build import BadImages, Stack
+    from voxcloud.plan.scores import BehaviourFits
+
+# Voxels of one fit unit: two of the stack's blocks. Fixed, so that no result depends on workers or memory.
+BLOCK_VOXELS = 10_000
+UNIT_VOXELS = 20_000
+SHARD_ROWS = 25
+MAX_RESIDUAL_IMAGES = 64
+DESIGNS_PREFIX = ".voxcloud/designs"
+# Peak memory beyond arrays that a unit's projection accounts for: buffers of compression and of the array library.
+SLACK_BYTES = 48_000_000
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every unit of a study shares."""
+
+    loaded: LoadedStudy
+    store_url: str
+    grid: MaskGrid
+    searches: Mapping[str, int]
+
+    @property
+    def voxels(self) -> int:
+        return len(self.grid.voxel_index)
+
+    @property
+    def mask_digest(self) -> str:
+        """Digest of the mask as an array: saving it anew recomputes nothing."""
+        return mask_digest(self.grid)
+
+    def places(self, **more: Any) -> dict[str, Any]:
+        """Return the places that every unit knows."""
+        loaded = self.loaded
+        return {"output": self.store_url, "mask": loaded.resolve(loaded.study.mask), **more}
+
+
+def mask_digest(grid: MaskGrid) -> str:
+    """Return the digest of a mask's voxels, shape and affine."""
+    import hashlib
+
+    state = hashlib.sha256(grid.voxel_index.astype("<i8").tobytes())
+    state.update(repr((tuple(int(n) for n in grid.shape), [[float(f"{v:.9g}") for v in row] for row in grid.affine])).encode())
+    return state.hexdigest()
+
+
+def stack_spec(map_name: str, label: str, grid: MaskGrid) -> StackSpec:
+    """Return the specification of a stack on the study's grid."""
+    return StackSpec(
+        map=map_name,
+        label=label,
+        mask_digest=mask_digest(grid),
+        shape=tuple(int(n) for n in grid.shape),
+        affine=grid.affine,
+        voxel_index=grid.voxel_index,
+        units=variable(map_name).units,
+        block_voxels=BLOCK_VOXELS,
+        shard_rows=SHARD_ROWS,
+    )
+
+
+def stack_units(context: Context, stacks: Mapping[str, Stack]) -> list[WorkUnit]:
+    """Return a unit per shard and one per manifest."""
+    units: list[WorkUnit] = []
+    for stack in stacks.values():
+        by_identity = {image.identity: image for image in stack.images}
+        shards: dict[int, list[Any]] = {}
+        for row in stack.allocation.rows:
+            shards.setdefault(row.row // SHARD_ROWS, []).append(row)
+        made = [_shard_unit(context, stack, shard, rows, by_identity) for shard, rows in sorted(shards.items())]
+        units += made
+        units.append(_manifest_unit(context, stack, made))
+    return units
+
+
+def _shard_unit(
+    context: Context, stack: Stack, shard: int, rows: Sequence[Any], by_identity: Mapping[tuple[str, str, str], ImageRef]
+) -> WorkUnit:
+    identity = [[row.row, row.participant_id, row.session_id, row.digest] for row in rows]
+    images = {}
+    for row in rows:
+        image = by_identity.get((row.participant_id, row.session_id, row.digest))
+        if image is not None:
+            images[str(row.row)] = {"path": image.path, "volume": image.volume}
+    size = SHARD_ROWS * context.voxels * 4
+    return WorkUnit(
+        step="stack-shard",
+        name=f"{stack.name}/shard-{shard:05d}",
+        params={"map": stack.map, "label": stack.label, "shard": shard, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS},
+        inputs={"images": digest_json(identity), "mask": context.mask_digest},
+        places=context.places(rows=identity, images=images, on_bad_image=context.loaded.study.on_bad_image),
+        outputs=(shard_path(stack.spec, shard),),
+        projected_mem=3 * size + _grid_bytes(context) * 2 + SLACK_BYTES,
+        bytes_read=len(images) * context.voxels * 4,
+        bytes_written=size,
+        objects_read=len(images),
+        expected_s=len(images) * (0.004 + context.voxels * 1.5e-7),
+    )
+
+
+def _grid_bytes(context: Context) -> int:
+    x, y, z = context.grid.shape
+    return int(x) * int(y) * int(z) * 8
+
+
+def _manifest_unit(context: Context, stack: Stack, shards: Sequence[WorkUnit]) -> WorkUnit:
+    rows = [[r.row, r.participant_id, r.session_id, r.digest, bool(r.live)] for r in stack.allocation.rows]
+    return WorkUnit(
+        step="stack-manifest",
+        name=stack.name,
+        params={"map": stack.map, "label": stack.label, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS},
+        inputs={"rows": digest_json(rows), "mask": context.mask_digest} | {unit.name: unit.fingerprint for unit in shards},
+        places=context.places(rows=rows),
+        upstream=tuple(unit.key for unit in shards),
+        outputs=(f"{manifest_prefix(stack.spec)}-{stack.allocation.manifest_number}.json",),
+        projected_mem=SLACK_BYTES,
+        bytes_written=200 * len(rows),
+        expected_s=0.05,
+    )
+
+
+def model_units(
+    context: Context,
+    stack: Stack,
+    model: Model,
+    design: Mapping[str, Any],
+    tissue: Stack | None,
+    bad_images: BadImages,
+) -> list[WorkUnit]:
+    """Return the units of one model on one stack."""
+    digest = digest_json(design)
+    where = f"{model.name}/{stack.name}"
+    base = {"model": model.name, "map": stack.map, "label": stack.label, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS}
+    units: list[WorkUnit] = []
+    tissue_unit = _tissue_unit(context, model, design, tissue, bad_images) if tissue is not None else None
+    if tissue_unit is not None:
+        units.append(tissue_unit)
+    template = WorkUnit(
+        step="fit-template",
+        name=where,
+        params=base | {"unit_voxels": UNIT_VOXELS, "residual_images": MAX_RESIDUAL_IMAGES},
+        inputs={"design": digest, "mask": context.mask_digest},
+        places=context.places(),
+        outputs=(f"{fit_prefix(model.name, stack.name)}/zarr.json",),
+        projected_mem=SLACK_BYTES,
+        expected_s=0.05,
+    )
+    units.append(template)
+    blocks = [
+        _block_unit(context, "fit-block", where, base, digest, stack, template, tissue_unit, start, design)
+        for start in range(0, context.voxels, UNIT_VOXELS)
+    ]
+    units += blocks
+    fits = blocks
+    if model.variance == "unequal":
+        covariance = WorkUnit(
+            step="fit-covariance",
+            name=where,
+            params=base,
+            inputs={"design": digest} | {unit.name: unit.fingerprint for unit in blocks},
+            places=context.places(blocks=len(blocks)),
+            upstream=tuple(unit.key for unit in blocks),
+            outputs=(f"{fit_prefix(model.name, stack.name)}/covariance.json",),
+            projected_mem=SLACK_BYTES,
+            expected_s=0.3,
+        )
+        units.append(covariance)
+        fits = [
+            _whitened_unit(context, where, base, digest, stack, covariance, unit, start)
+            for unit, start in zip(blocks, range(0, context.voxels, UNIT_VOXELS), strict=True)
+        ]
+        units += fits
+    units += _search_units(context, model, stack, base, digest, design, fits)
+    return units
+
+
+def _tissue_unit(
+    context: Context, model: Model, design: Mapping[str, Any], tissue: Stack, bad_images: BadImages
+) -> WorkUnit:
+    """Return the unit that cuts an analysis mask: mean over participants of their mean over visits."""
+    sessions = {(i["participant_id"], i["session_id"]) for i in design["images"]}
+    images = [
+        i for i in tissue.images if (i.participant_id, i.session_id) in sessions and i.identity not in bad_images
+    ] or [i for i in tissue.images if i.participant_id in {p for p, _ in sessions} and i.identity not in bad_images]
+    identity = sorted(image.identity for image in images)
+    mask = context.loaded.study.masks[tissue.label]  # type: ignore[index]
+    digest = digest_json(identity)[:12]
+    name = f"{model.name}/label-{tissue.label}_{digest}"
+    return WorkUnit(
+        step="tissue-mask",
+        name=name,
+        params={
+            "map": tissue.map, "label": tissue.label, "threshold": mask.threshold,
+            "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS,
+        },
+        inputs={"tissue images": digest_json(identity), "mask": context.mask_digest},
+        places=context.places(images=identity),
+        upstream=(f"stack-manifest/{tissue.name}",),
+        outputs=(f"masks/{name}.npy",),
+        projected_mem=len(images) * BLOCK_VOXELS * 12 + context.voxels * 16 + SLACK_BYTES,
+        bytes_read=len(images) * context.voxels * 4,
+        expected_s=len(images) * context.voxels * 4e-9 + 0.1,
+    )
+
+
+def _block_unit(
+    context: Context,
+    step: str,
+    where: str,
+    base: Mapping[str, Any],
+    design_digest: str,
+    stack: Stack,
+    template: WorkUnit,
+    tissue: WorkUnit | None,
+    start: int,
+    design: Mapping[str, Any],
+) -> WorkUnit:
+    index = start // UNIT_VOXELS
+    rows = len(design["images"])
+    people = max(len(c["participants"]) for c in design["coefficients"].values())
+    terms = len(design["coefficients"])
+    tests = sum(len(c["tests"]) for c in design["coefficients"].values())
+    residuals = min(people, MAX_RESIDUAL_IMAGES)
+    voxels = min(UNIT_VOXELS, context.voxels - start)
+    written = voxels * (terms * (people + residuals) * 4 + tests * 24 + terms * 8 + 3)
+    inputs = {"design": design_digest, "template": template.fingerprint, "mask": context.mask_digest}
+    upstream = [template.key, f"stack-manifest/{stack.name}"]
+    places = context.places()
+    if tissue is not None:
+        inputs["analysis mask"] = tissue.fingerprint
+        upstream.append(tissue.key)
+        places["tissue_mask"] = tissue.outputs[0]
+    return WorkUnit(
+        step=step,
+        name=f"{where}/block-{index:05d}",
+        params={**base, "start": start, "stop": start + voxels},
+        inputs=inputs,
+        places=places,
+        upstream=tuple(upstream),
+        outputs=tuple(f"{fit_prefix(base['model'], stack.name)}/{p}" for p in block_objects(design, index)),
+        projected_mem=BLOCK_VOXELS * rows * 8 + 2 * written + BLOCK_VOXELS * people * 24 + SLACK_BYTES,
+        bytes_read=voxels * rows * 4,
+        bytes_written=written,
+        objects_read=-(-rows // SHARD_ROWS) * -(-voxels // BLOCK_VOXELS),
+        expected_s=0.05 + rows * voxels * 1.2e-8,
+    )
+
+
+def block_objects(design: Mapping[str, Any], index: int) -> list[str]:
+    """Return the objects that one fit block writes, relative to the fit's group."""
+    equal = design["variance"] == "equal"
+    names = [f"valid/c/{index}", f"n/c/{index}"]
+    names += [f"value_{c}/c/0/{index}" for c in design["coefficients"]]
+    if equal:
+        names += group_objects(design, index)
+    else:
+        names += [f"pooled_{c}/c/{index}/0/0" for c in design["coefficients"]]
+    return names
+
+
+def group_objects(design: Mapping[str, Any], index: int) -> list[str]:
+    """Return the objects of the group model that one block writes."""
+    names = [f"{kind}/c/0/{index}" for kind in ("effect", "se", "statistic", "resms")]
+    return names + [f"residual_{c}/c/0/{index}" for c in design["coefficients"]]
+
+
+def _whitened_unit(
+    context: Context,
+    where: str,
+    base: Mapping[str, Any],
+    design_digest: str,
+    stack: Stack,
+    covariance: WorkUnit,
+    block: WorkUnit,
+    start: int,
+) -> WorkUnit:
+    prefix = fit_prefix(base["model"], stack.name)
+    index = start // UNIT_VOXELS
+    values = [p for p in block.outputs if "/value_" in p]
+    coefficients = [p.split("/value_")[1].split("/c/")[0] for p in values]
+    return WorkUnit(
+        step="fit-whitened",
+        name=f"{where}/block-{index:05d}",
+        params=dict(block.params),
+        inputs={"design": design_digest, "covariance": covariance.fingerprint, "values": block.fingerprint},
+        places=context.places(),
+        upstream=(covariance.key,),
+        outputs=tuple(f"{prefix}/{p}" for p in group_objects({"coefficients": coefficients}, index)),
+        projected_mem=block.projected_mem,
+        bytes_read=block.bytes_read,
+        bytes_written=block.bytes_written,
+        objects_read=len(values),
+        expected_s=block.expected_s,
+    )
+
+
+def _search_units(
+    context: Context,
+    model: Model,
+    stack: Stack,
+    base: Mapping[str, Any],
+    design_digest: str,
+    design: Mapping[str, Any],
+    fits: Sequence[WorkUnit],
+) -> list[WorkUnit]:
+    units: list[WorkUnit] = []
+    study = context.loaded.study
+    fit_inputs = {unit.name: unit.fingerprint for unit in fits}
+    volumes = {
+        name: volume.path for name, volume in study.search_volumes.items() if volume.label in ("", stack.label)
+    }
+    from voxcloud.storage.store import file_digest
+
+    volume_digests = {f"volume {name}": file_digest(context.loaded.resolve(path)) for name, path in volumes.items()}
+    family = {"all": context.searches["study"], "model": context.searches.get(model.name, 1), "none": 1}[study.family]
+    for coefficient, entry in design["coefficients"].items():
+        smooth = WorkUnit(
+            step="smoothness",
+            name=f"{model.name}/{stack.name}/{coefficient}",
+            params={**base, "coefficient": coefficient},
+            inputs={"design": design_digest, **fit_inputs},
+            places=context.places(),
+            upstream=tuple(unit.key for unit in fits),
+            outputs=(f"{fit_prefix(model.name, stack.name)}/smoothness-{coefficient}.json",),
+            projected_mem=_smoothness_bytes(context, len(entry["participants"])),
+            bytes_read=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 4,
+            expected_s=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 2e-7,
+        )
+        units.append(smooth)
+        for contrast, test in entry["tests"].items():
+            stem = f"{model.name}/{stack.name}/{coefficient}_{contrast}"
+            units.append(
+                WorkUnit(
+                    step="inference",
+                    name=stem,
+                    params={
+                        **base, "coefficient": coefficient, "contrast": contrast, "alternative": test["alternative"],
+                        "family_size": family, "inference": model.inference.model_dump(), "volumes": sorted(volumes),
+                    },
+                    inputs={"design": design_digest, "smoothness": smooth.fingerprint, **fit_inputs, **volume_digests}
+                    | _atlas_digests(context),
+                    places=context.places(
+                        volumes={name: context.loaded.resolve(path) for name, path in volumes.items()},
+                        atlas={k: context.loaded.resolve(v) for k, v in study.atlas.model_dump().items()} if study.atlas else None,
+                    ),
+                    upstream=(smooth.key,),
+                    outputs=(search_result_path(model.name, stack.name, coefficient, contrast), *stat_paths(model.name, stack, coefficient, contrast, test["kind"])),
+                    projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + SLACK_BYTES,
+                    bytes_read=context.voxels * 8 * 4,
+                    bytes_written=context.voxels * 4 * 8,
+                    expected_s=0.3 + context.voxels * 4e-6,
+                )
+            )
+    return units
+
+
+def _atlas_digests(context: Context) -> dict[str, str]:
+    from voxcloud.storage.store import file_digest
+
+    atlas = context.loaded.study.atlas
+    if atlas is None:
+        return {}
+    return {f"atlas {k}": file_digest(context.loaded.resolve(v)) for k, v in atlas.model_dump().items()}
+
+
+def _smoothness_bytes(context: Context, people: int) -> int:
+    images = min(people, MAX_RESIDUAL_IMAGES)
+    return 8 * images * UNIT_VOXELS * 8 + context.voxels * 80 + _grid_bytes(context) * 2 + SLACK_BYTES
+
+
+def fit_prefix(model: str, stack: str) -> str:
+    """Return where the fit of a model on a stack lies."""
+    return f"fits/model-{model}/{stack}"
+
+
+def search_result_path(model: str, stack: str, coefficient: str, contrast: str) -> str:
+    """Return where the result of a search lies."""
+    return f"results/model-{model}/{stack}__{coefficient}__{contrast}.json"
+
+
+def stat_paths(model: str, stack: Stack, coefficient: str, contrast: str, kind: str) -> tuple[str, ...]:
+    """Return the statistical maps of one contrast: images and their sidecars."""
+    stats = STATS_T if kind == "t" else STATS_F
+    stem = stat_stem(model, stack.map, stack.label, coefficient, contrast)
+    return tuple(f"{stem}_stat-{stat}_statmap.{ext}" for stat in stats for ext in ("nii.gz", "json"))
+
+
+STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
+STATS_F = ("F", "z", "p")
+
+
+def stat_stem(model: str, map_name: str, label: str, coefficient: str, contrast: str) -> str:
+    """Return path and beginning of the file name of a contrast's maps, with BIDS entities (letters and digits only)."""
+    name = "".join(part[:1].upper() + part[1:] for part in f"{coefficient}_{contrast}".replace("-", "_").split("_"))
+    stack = stack_name(map_name, label)
+    labelled = f"_label-{label}" if label else ""
+    return f"stats/model-{model}/{stack}/map-{map_name}{labelled}_contrast-{name[:1].lower() + name[1:]}"
+
+
+def behaviour_unit(context: Context, fits: BehaviourFits) -> WorkUnit:
+    """Return the unit that writes the learning curves and their tests."""
+    return WorkUnit(
+        step="behaviour",
+        name="learning-curves",
+        params={"scores": {n: s.model_dump() for n, s in (context.loaded.study.behaviour.scores.items() if context.loaded.study.behaviour else ())}},
+        inputs={"behaviour": fits.digest},
+        places=context.places(study_file=str(context.loaded.path)),
+        outputs=("results/behaviour.json",),
+        projected_mem=SLACK_BYTES,
+        expected_s=0.5,
+    )
+
+
+def closing_units(context: Context, units: Sequence[WorkUnit], failed: Sequence[str]) -> list[WorkUnit]:
+    """Return the units that gather what the others made; with failures they say so."""
+    made = [u for u in units if u.step in ("inference", "behaviour", "stack-manifest") and u.key not in failed]
+    study = context.loaded.study
+    summary = WorkUnit(
+        step="summary",
+        name="study",
+        params={"family": study.family, "analysis": study.analysis, "searches": context.searches["study"], "failed": sorted(failed)},
+        inputs={unit.key: unit.fingerprint for unit in made},
+        places=context.places(study_file=str(context.loaded.path)),
+        upstream=tuple(unit.key for unit in made),
+        outputs=("results/summary.json", "results/cohort.json"),
+        projected_mem=SLACK_BYTES,
+        expected_s=1.0,
+    )
+    report = WorkUnit(
+        step="report",
+        name="study",
+        params={"template": study.template or "MNI152"},
+        inputs={"summary": summary.fingerprint},
+        places=context.places(
+            study_file=str(context.loaded.path),
+            template=context.loaded.resolve(study.template) if study.template else None,
+        ),
+        upstream=(summary.key,),
+        outputs=("report.html",),
+        projected_mem=400_000_000,
+        expected_s=40.0,
+    )
+    return [summary, report]
