@@ -141,7 +141,15 @@ def test_simulate_study__coefficients_follow_improvement_where_planted(coarse_st
         assert r * (1 if entry["sign"] == "positive" else -1) > 0.7, entry["name"]
 
 
-def test_simulate_study__voxels_beyond_reach_are_null(coarse_study: SimulatedStudy):
+def test_simulate_study__null_mask_keeps_away_from_everything_planted(coarse_study: SimulatedStudy):
+    null = read(coarse_study.folder / coarse_study.truth["null_mask"], None) > 0
+    assert null.sum() > 0.2 * coarse_study.anatomy.mask.sum()
+    for entry in coarse_study.truth["planted"]:
+        away = distance_mm(coarse_study.anatomy.shape, coarse_study.anatomy.affine, entry["centre_mm"])
+        assert away[null].min() > entry["reach_mm"]
+
+
+def test_simulate_study__stack_without_planted_changes_is_null(coarse_study: SimulatedStudy):
     groups = dict(zip(coarse_study.participants["participant_id"], coarse_study.participants["group"], strict=True))
     assert {"map": "R2starmap", "label": "GM"} in coarse_study.truth["null_stacks"]
     fitted = coefficients(coarse_study, "R2starmap", "GM", "linear")
@@ -196,7 +204,7 @@ def test_simulate_study__grid_follows_the_resolution(tmp_path: Path):
 def test_simulate_study__map_does_not_depend_on_the_other_maps(tmp_path: Path, coarse_study: SimulatedStudy):
     study = simulate_study(tmp_path / "s", resolution_mm=8.0, maps=["MTsat", "AD"])
     mine = contents(study.folder)
-    for name in [n for n in mine if n.endswith((".nii", ".nii.gz"))]:
+    for name in [n for n in mine if n.startswith("sub-")]:
         assert mine[name] == (coarse_study.folder / name).read_bytes()
 
 
@@ -215,9 +223,11 @@ def test_simulate_study__refuses_a_map_that_it_does_not_draw(tmp_path: Path):
         simulate_study(tmp_path / "s", maps=["R1map", "PDmap"])
 
 
-def test_simulate_study__refuses_a_resolution_in_metres(tmp_path: Path):
-    with pytest.raises(PlanError, match="1 and 12 mm, found"):
-        simulate_study(tmp_path / "s", resolution_mm=0.004)
+@pytest.mark.parametrize("wrong", [{"resolution_mm": 0.004}, {"fwhm_mm": 0.0}])
+def test_simulate_study__refuses_an_impossible_length_and_makes_no_folder(tmp_path: Path, wrong: dict[str, float]):
+    with pytest.raises(PlanError, match=r"mm is expected .* found 0"):
+        simulate_study(tmp_path / "s", **wrong)
+    assert not (tmp_path / "s").exists()
 
 
 def test_tiny_study__same_seed_gives_the_same_bytes_for_any_number_of_threads(tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from voxcloud.errors import StudyFileError
+from voxcloud.errors import PlanError, StudyFileError
 from voxcloud.schema import variable
 from voxcloud.testing.anatomy import Anatomy, mni_anatomy, phantom_anatomy, search_volumes
 from voxcloud.testing.cohort import (
@@ -122,6 +122,8 @@ def simulate_study(
     ------
     StudyFileError
         If the folder holds something already, a map is not one of the model study, or no group model can be filled.
+    PlanError
+        If the resolution is outside 1 to 12 mm, or the smoothness outside 0 to 60 mm.
     """
     chosen = _check_maps(MAPS if maps is None else maps)
     sizes = GROUP_SIZES if group_sizes is None else group_sizes
@@ -137,9 +139,14 @@ def simulate_study(
         missing_visits=MISSING_VISITS if missing else {},
         missing_diffusion=MISSING_DIFFUSION if missing else (),
     )
-    folder = _new_folder(out)
+    if fwhm_mm is not None and not 0.0 < fwhm_mm <= 60.0:
+        raise PlanError(
+            f"simulation: fwhm_mm is expected above 0 and at most 60 mm, found {fwhm_mm:g}. Use 8 to 12 mm."
+        )
     smooth = max(8.0, 3.0 * resolution_mm) if fwhm_mm is None else fwhm_mm
-    study = Field(mni_anatomy(resolution_mm), cohort, MODEL_STUDY_EFFECTS, smooth, seed)
+    anatomy = mni_anatomy(resolution_mm)
+    folder = _new_folder(out)
+    study = Field(anatomy, cohort, MODEL_STUDY_EFFECTS, smooth, seed)
     return _write_study(folder, study, chosen, ("GM", "WM"), "sci-training", models, progress)
 
 
@@ -245,11 +252,18 @@ def _write_truth(
 ) -> dict[str, Any]:
     anatomy, cohort = study.anatomy, study.cohort
     entries = [e for e in truth_entries(study.effects, maps, cohort, study.fwhm_mm, models) if e["label"] in labels]
+    in_mni = anatomy.space.startswith("MNI")
+    null = anatomy.mask.copy()
     for effect in study.effects:
-        mask = anatomy.mask & (distance_mm(anatomy.shape, anatomy.affine, effect.centre_mm) <= effect.radius_mm)
-        if any(e["mask"] == f"truth/{effect.name}.nii.gz" for e in entries):
-            path = folder / "truth" / f"{effect.name}.nii.gz"
-            write_nifti(path, mask, anatomy.affine, description=f"planted: {effect.name}"[:79])
+        name = f"truth/{effect.name}.nii.gz"
+        reach = [float(str(e["reach_mm"])) for e in entries if e["mask"] == name]
+        if not reach:
+            continue
+        distance = distance_mm(anatomy.shape, anatomy.affine, effect.centre_mm)
+        null &= distance > max(reach)
+        region = anatomy.mask & (distance <= effect.radius_mm)
+        write_nifti(folder / name, region, anatomy.affine, description=f"planted: {effect.name}", in_mni=in_mni)
+    write_nifti(folder / "truth" / "null.nii.gz", null, anatomy.affine, description="nothing planted", in_mni=in_mni)
     truth = {
         "schema": 1,
         "seed": study.seed,
@@ -263,6 +277,7 @@ def _write_truth(
             for label in labels
             if not any(e["map"] == m and e["label"] == label for e in entries)
         ],
+        "null_mask": "truth/null.nii.gz",
         "planted": entries,
         "learning": cohort.learning.round(6).to_dict("records"),
     }

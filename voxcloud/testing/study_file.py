@@ -139,6 +139,17 @@ def write_descriptions(folder: Path, study: Field, maps: Sequence[str], *, behav
             ]
         ),
     )
+    write_json(
+        folder / "images.json",
+        describe_columns(
+            [
+                ("map", "Name of the map", ""),
+                ("label", "Tissue: GM or WM; empty: none", ""),
+                ("path", "File, relative to this table", ""),
+                ("volume", "Volume of a 4D file, counted from 0; empty: the file is one 3D image", ""),
+            ]
+        ),
+    )
     write_json(folder / "sessions.json", describe_columns([("day", "Day since the first day of training", "day")]))
     if behaviour:
         entries = [
