@@ -1,23 +1,25 @@
 """What the simulated maps contain: tissue values, variation between people, change and noise.
 
-Everything but the tissue value is relative to it (0.01 is 1 % of the map's value in that tissue). Values at 3 T:
+Everything but the tissue value is relative to it (0.01 is 1 % of the map's value in that tissue). Rounded, typical
+values at 3 T:
 
-=========  ======  =====  =====  ==========================================================================
-map        units   GM     WM     source
-=========  ======  =====  =====  ==========================================================================
-R1map      1/s     0.61   1.04   Weiskopf 2013 [1]_ (0.609 and 1.036 1/s over five sites)
-MTsat      p.u.    0.85   1.70   Weiskopf 2013 [1]_, Callaghan 2014 [2]_
-R2starmap  1/s     15.8   21.0   Weiskopf 2013 [1]_ (15.2 and 21.0 1/s), Tabelow 2019 [3]_
-FA         1       0.15   0.45   Alexander 2007 [4]_ (range of parenchyma)
-MD         mm2/s   .85e-3 .75e-3 Alexander 2007 [4]_
-volume     1       tissue probability x Jacobian
-=========  ======  =====  =====  ==========================================================================
+=========  =====  =======  =======  ==================================================
+map        units  GM       WM       typical of
+=========  =====  =======  =======  ==================================================
+R1map      1/s    0.61     1.04     multi-parameter mapping [1]_ [3]_
+MTsat      p.u.   0.85     1.70     multi-parameter mapping [1]_ [2]_ [3]_
+R2starmap  1/s    15.8     21.0     multi-parameter mapping [1]_ [3]_
+FA         1      0.15     0.45     parenchyma, smoothed maps [4]_
+MD         mm2/s  0.85e-3  0.75e-3  parenchyma [4]_
+volume     1      tissue   tissue   probability times Jacobian determinant
+=========  =====  =======  =======  ==================================================
 
 AD and RD follow from FA and MD by an axially symmetric tensor, so that the four diffusion maps of an image describe
 one tensor: with k = AD / RD, FA = (k - 1) / sqrt(k^2 + 2) and MD = (AD + 2 RD) / 3.
 
-Scan-to-scan noise of about 1 % after smoothing and 4 to 5 % between people are of the order reported for
-quantitative maps [1]_ [3]_; age slopes follow the sign and order of [2]_.
+The variances are chosen, not measured: about 1 % between the scans of a person after smoothing and 4 to 5 % between
+people, below the coefficients of variation between sites in [1]_ (under 8 %; R2* under 20 %). The signs of the age
+slopes are those of [2]_.
 
 References
 ----------
