@@ -85,7 +85,7 @@ docs: $(STAMPS)/dev reference ## Build the documentation as web pages in build/d
 	@echo "Documentation $(CURDIR)/build/docs/index.html"
 
 bench: $(STAMPS)/dev ## Run the benchmarks
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@for script in $(wildcard benchmarks/bench_*.py); do echo "== $$script"; $(BIN)/python $$script; done
 
 lock: $(STAMPS)/dev ## Resolve the locks again from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml $(LOCK_ARGS) --all-extras -o requirements-dev.lock

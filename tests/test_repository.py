@@ -181,18 +181,35 @@ def test_dependencies__have_lower_bounds() -> None:
     assert unbounded == []
 
 
-def test_dependencies__every_core_package_is_used() -> None:
-    module_of = {"pyyaml": "yaml"}
-    needed_by_others = {"cryptography"}  # distributed's Security.temporary
-    imported = set()
+def _imported() -> set[str]:
+    """Top-level names that the code imports, lazily too."""
+    found = set()
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
+                found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-                imported.add(node.module.split(".")[0])
-    core = [canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]]
-    assert [name for name in core if name not in needed_by_others and module_of.get(name, name) not in imported] == []
+                found.add(node.module.split(".")[0])
+    return found
+
+
+def _module_names(lines: list[str]) -> set[str]:
+    module_of = {"pyyaml": "yaml"}
+    names = {canonicalize_name(Requirement(line).name) for line in lines}
+    return {module_of.get(name, name.replace("-", "_")) for name in names}
+
+
+def test_dependencies__every_core_package_is_used() -> None:
+    needed_by_others = {"cryptography"}  # distributed's Security.temporary
+    assert _module_names(PYPROJECT["project"]["dependencies"]) - _imported() - needed_by_others == set()
+
+
+def test_dependencies__every_import_is_declared() -> None:
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    for_users = [line for name in ("service", "hpc", "s3", "dwi", "tfce") for line in extras[name]]
+    declared = _module_names(PYPROJECT["project"]["dependencies"] + for_users)
+    own = {"voxcloud", "flows", "infra"}
+    assert _imported() - declared - own - set(sys.stdlib_module_names) == set()
 
 
 def test_dockerfile__installs_from_the_lock_and_runs_without_root() -> None:
