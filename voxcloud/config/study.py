@@ -201,6 +201,9 @@ class Score(Part):
     """One behavioural score."""
 
     better: Literal["higher", "lower"] = Field(..., description="Which direction is better; `improvement` is signed by it.")
+    range: tuple[float, float] | None = Field(
+        None, description="Smallest and largest score that can occur, e.g. [0, 100]; a plateau outside it is flagged and not used."
+    )
 
 
 class Behaviour(Part):

@@ -59,22 +59,21 @@ class ClusterContext:
 def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Cluster, number: int) -> dict[str, Any]:
     """Return the tree of one cluster for the result file."""
     alpha = context.params["inference"]["alpha"]
-    voxel_mm3 = float(abs(np.linalg.det(np.asarray(context.grid.affine)[:3, :3])))
     peaks = [
         {
-            "t": float(p.statistic) * context.sign, "z": float(p.z) * context.sign, "p_fwe": float(p.p_fwe),
+            "t": float(p.value) * context.sign, "z": float(p.z) * context.sign, "p_fwe": float(p.p_fwe),
             "p_uncorrected": float(p.p_uncorrected), "q_fdr": float(p.q_fdr),
-            "x": float(p.xyz_mm[0]), "y": float(p.xyz_mm[1]), "z_mm": float(p.xyz_mm[2]),
+            "x": float(p.mm[0]), "y": float(p.mm[1]), "z_mm": float(p.mm[2]),
         }
         for p in cluster.peaks
     ]
     tree: dict[str, Any] = {
         "id": number,
-        "region": "" if context.atlas is None else context.atlas.region_at(cluster.peaks[0].xyz_mm),
-        "size_voxels": int(cluster.size), "size_mm3": cluster.size * voxel_mm3,
+        "region": "" if context.atlas is None else context.atlas.region_at(cluster.peaks[0].mm),
+        "size_voxels": cluster.size_voxels, "size_mm3": float(cluster.size_mm3),
         "p_fwe": float(cluster.p_fwe), "p_uncorrected": float(cluster.p_uncorrected), "q_fdr": float(cluster.q_fdr),
         "p_family": min(1.0, float(cluster.p_fwe) * context.params["family_size"]),
-        "significant": bool(cluster.p_fwe < alpha), "touches_edge": bool(cluster.touches_edge), "peaks": peaks,
+        "significant": bool(cluster.significant), "touches_edge": bool(cluster.touches_edge), "cut": bool(cluster.cut), "peaks": peaks,
     }
     if context.test["kind"] != "t":
         return tree
@@ -164,7 +163,7 @@ def _leave_one_out_clusters(
             continue
         inside = labels == int(overlap.argmax())
         p_values[person] = p_cluster_fwe(
-            int(inside.sum()), threshold, df, found.resels, np.asarray(context.smooth["fwhm_voxels"]), statistic="T"
+            inside.sum() / np.prod(context.smooth["fwhm_voxels"]), threshold, df, found.resels
         )
         held_out[person] = values[person, inside[tuple(box)]].mean()
     return p_values, held_out

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from voxcloud.errors import CorruptStoreError, MaskError
-from voxcloud.inference.reml import PooledCovariance, estimate_unequal_variance, effects_of_interest_f
-from voxcloud.inference.smoothness import spm_residual_rows
+from voxcloud.inference.reml import PooledCovariance, estimate_covariance, group_components, pool_covariance
+from voxcloud.inference.smoothness import residual_rows
 from voxcloud.models.ols import OLSFit, f_contrast, fit_ols, t_contrast
 from voxcloud.pipeline.stacking import spec_of
 from voxcloud.plan.unit import WorkUnit, digest_json
@@ -181,7 +181,7 @@ class GroupBuffers:
         self.arrays = {kind: np.full((len(tests), voxels), np.nan) for kind in ("effect", "se", "statistic")}
         self.arrays["resms"] = np.full((len(self.coefficients), voxels), np.nan)
         self.residuals = {
-            c: np.full((len(spm_residual_rows(len(e["participants"]))), voxels), np.nan, dtype=np.float32)
+            c: np.full((len(residual_rows(len(e["participants"]))), voxels), np.nan, dtype=np.float32)
             for c, e in design["coefficients"].items()
         }
 
@@ -201,7 +201,7 @@ class GroupBuffers:
         self.arrays["resms"][self.coefficients.index(coefficient), where] = fit.resms
         for name, test in entry["tests"].items():
             self._test(self.index[(coefficient, name)], fit, test, where)
-        rows = spm_residual_rows(len(entry["participants"]))
+        rows = residual_rows(len(entry["participants"]))
         self.residuals[coefficient][:, where] = fit.standardised_residuals(values, rows)
 
     def _test(self, row: int, fit: OLSFit, test: Mapping[str, Any], where: np.ndarray) -> None:
@@ -233,7 +233,9 @@ class _Buffers:
         self.values = {
             c: np.full((len(e["participants"]), voxels), np.nan, dtype=np.float32) for c, e in design["coefficients"].items()
         }
-        self.pooled = {c: PooledCovariance(len(e["participants"])) for c, e in design["coefficients"].items()}
+        self.pooled = {
+            c: PooledCovariance(np.zeros((len(e["participants"]),) * 2), 0) for c, e in design["coefficients"].items()
+        }
         self.group = GroupBuffers(design, voxels)
 
     def fit(self, design: Mapping[str, Any], block: np.ndarray, where: np.ndarray) -> None:
@@ -256,9 +258,8 @@ class _Buffers:
                 self._pool(coefficient, entry, own)
 
     def _pool(self, coefficient: str, entry: Mapping[str, Any], values: np.ndarray) -> None:
-        X = np.asarray(entry["X"])
-        passes = effects_of_interest_f(values, X)
-        self.pooled[coefficient].add(values[:, passes])
+        if values.shape[1]:
+            self.pooled[coefficient] += pool_covariance(values, np.asarray(entry["X"]))
 
     def write(self, store: Store, prefix: str, start: int) -> None:
         write_region(store, f"{prefix}/valid", self.valid, (start,))
@@ -271,7 +272,7 @@ class _Buffers:
             block = start // _chunk(store, prefix)
             for coefficient, pooled in self.pooled.items():
                 # The last row holds the number of voxels, so that one object is one block's whole share.
-                table = np.vstack([pooled.total, np.full((1, pooled.total.shape[1]), float(pooled.voxels))])
+                table = np.vstack([pooled.sum_yy, np.full((1, pooled.sum_yy.shape[1]), float(pooled.n_voxels))])
                 write_region(store, f"{prefix}/pooled_{coefficient}", table[None], (block, 0, 0))
 
 
@@ -287,14 +288,15 @@ def fit_covariance(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     for coefficient, entry in design["coefficients"].items():
         array = open_array(store, f"{prefix}/pooled_{coefficient}")
         n = len(entry["participants"])
-        pooled = PooledCovariance(n)
+        pooled = PooledCovariance(np.zeros((n, n)), 0)
         for block in range(unit.places["blocks"]):
             table = np.asarray(array[block])
-            pooled.merge(table[:n], int(table[n, 0]))
-        result = estimate_unequal_variance(pooled, np.asarray(entry["X"]), entry["variance_groups"])
+            pooled += PooledCovariance(table[:n], int(table[n, 0]))
+        names, components = group_components(entry["variance_groups"])
+        found = estimate_covariance(pooled, np.asarray(entry["X"]), components)
         tree[coefficient] = {
-            "V": result.V.tolist(), "W": result.W.tolist(), "h": np.asarray(result.h).tolist(),
-            "erdf": float(result.erdf), "voxels": pooled.voxels, "groups": list(dict.fromkeys(entry["variance_groups"])),
+            "V": found.v.tolist(), "W": found.whitener.tolist(), "h": [float(v) for v in found.hyperparameters],
+            "erdf": float(found.erdf), "voxels": pooled.n_voxels, "groups": list(names),
         }
     store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
     return {c: {"erdf": t["erdf"], "h": t["h"], "voxels": t["voxels"]} for c, t in tree.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from voxcloud.bids.atlas import AtlasLabels, load_atlas
+from voxcloud.bids.atlas import load_atlas
 from voxcloud.bids.images import MaskGrid, load_mask
 from voxcloud.bids.statmaps import write_statmap
 from voxcloud.errors import MaskError
-from voxcloud.inference.distributions import f_p_value, f_to_z, t_p_value, t_to_z
+from voxcloud.inference.distributions import f_log_sf, t_log_sf, t_to_z, z_from_log
 from voxcloud.inference.search import SearchResult, random_field_search
 from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
@@ -95,16 +96,20 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         block = np.asarray(array[:, int(positions[0]) : int(positions[-1]) + 1], dtype=np.float64)
         return block[:, positions - positions[0]]
 
-    found = estimate_smoothness(read, array.shape[0], grid.voxel_index[inside], grid.shape, view.df)
-    voxel_mm = voxel_sizes(grid)
+    found = estimate_smoothness(
+        read, array.shape[0], grid.voxel_index[inside], grid.shape, view.df, n_scans=len(view.entry["participants"])
+    )
     tree = {
         "fwhm_voxels": [float(v) for v in found.fwhm_voxels],
-        "fwhm_mm": [float(v) for v in np.asarray(found.fwhm_voxels) * voxel_mm],
+        "fwhm_mm": list(found.fwhm_mm(voxel_sizes(grid))),
         "n_voxels_used": int(found.n_voxels_used),
         "df": view.df,
         "mask_voxels": int(inside.size),
-        "nonstationarity": getattr(found, "nonstationarity", None),
+        "nonstationarity": found.nonstationarity(),
     }
+    buffer = io.BytesIO()
+    np.save(buffer, found.resels_per_voxel, allow_pickle=False)
+    store.write_bytes(unit.outputs[1], buffer.getvalue())
     store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
     return tree
 
@@ -122,6 +127,8 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     contrast = unit.params["contrast"]
     test = view.entry["tests"][contrast]
     smooth = json.loads(store.read_bytes(f"{view.prefix}/smoothness-{view.coefficient}.json"))
+    resels_per_voxel = np.load(io.BytesIO(store.read_bytes(f"{view.prefix}/resels-{view.coefficient}.npy")), allow_pickle=False)
+    field = Smoothness(tuple(smooth["fwhm_voxels"]), smooth["n_voxels_used"], resels_per_voxel)
     inside = np.flatnonzero(view.valid)
     statistic = view.test_row("statistic", contrast)[inside]
     atlas = load_atlas(**unit.places["atlas"]) if unit.places.get("atlas") else None
@@ -130,7 +137,7 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     warnings: list[str] = []
     for volume, roi in _volumes(unit, grid):
         for direction in _directions(test):
-            found = _search(unit, view, grid, inside, statistic, smooth, roi, direction, test)
+            found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
             warnings += [w for w in found.warnings if w not in warnings]
             context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
             searches.append(_search_tree(context, found, volume))
@@ -148,24 +155,12 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         "units": view.entry["units"], "fwhm_voxels": smooth["fwhm_voxels"], "fwhm_mm": smooth["fwhm_mm"],
         "mask_voxels": int(inside.size), "voxel_mm": voxel_sizes(grid).tolist(), "family_size": unit.params["family_size"],
         "scores": view.entry["scores"], "inference": unit.params["inference"],
-        "warnings": warnings + _map_warnings(design, smooth), "maps": maps, "searches": searches,
+        "warnings": warnings, "maps": maps, "searches": searches,
     }
     store.write_bytes(unit.outputs[0], json.dumps(result, allow_nan=False).encode())
     significant = sum(c["significant"] for s in searches for c in s["clusters"])
     LOG.info("%s: %d significant clusters", unit.name, significant)
     return {"significant": significant, "clusters": sum(len(s["clusters"]) for s in searches)}
-
-
-def _map_warnings(design: Mapping[str, Any], smooth: Mapping[str, Any]) -> list[str]:
-    """Say where smoothness is known to vary over the brain."""
-    spread = smooth.get("nonstationarity")
-    if design["map"] == "volume" or (design["label"] and spread is not None and spread > 4):
-        ratio = "" if spread is None else f" (resels per voxel: 95th over 5th percentile {spread:.1f})"
-        return [
-            f"The smoothness of {design['stack']} varies over the brain{ratio}: random-field cluster p values assume that it does not; "
-            "large clusters in smooth regions look more certain than they are. Compare with method: permutation."
-        ]
-    return []
 
 
 def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | None]]:
@@ -190,7 +185,7 @@ def _directions(test: Mapping[str, Any]) -> list[str]:
 
 
 def _search(
-    unit: WorkUnit, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, smooth: Mapping[str, Any],
+    unit: WorkUnit, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, field: Smoothness,
     roi: np.ndarray | None, direction: str, test: Mapping[str, Any],
 ) -> SearchResult:
     settings = unit.params["inference"]
@@ -198,17 +193,26 @@ def _search(
     return random_field_search(
         statistic if direction == "greater" else -statistic,
         df,
-        voxel_index=grid.voxel_index[inside],
-        shape=grid.shape,
-        affine=grid.affine,
-        smoothness=Smoothness(np.asarray(smooth["fwhm_voxels"]), smooth["n_voxels_used"]),
+        mask3d(grid, inside),
+        grid.voxel_index[inside],
+        grid.affine,
+        field,
         cluster_forming_p=settings["cluster_forming_p"],
         min_extent=settings["min_extent"],
         alpha=settings["alpha"],
         roi=roi,
         statistic="T" if test["kind"] == "t" else "F",
         accept_liberal_threshold=settings["accept_liberal_threshold"],
+        # Modulated volume and tissue-weighted smoothing make smoothness uneven by construction.
+        nonstationary_map=str(view.design["stack"]) if view.design["map"] == "volume" or view.design["label"] else "",
     )
+
+
+def mask3d(grid: MaskGrid, inside: np.ndarray) -> np.ndarray:
+    """Return the analysis mask on the grid."""
+    flat = np.zeros(int(np.prod(grid.shape)), dtype=bool)
+    flat[grid.voxel_index[inside]] = True
+    return flat.reshape(grid.shape)
 
 
 def _search_tree(context: ClusterContext, found: SearchResult, volume: str) -> dict[str, Any]:
@@ -234,12 +238,13 @@ def _write_maps(
         se = view.test_row("se", contrast)[inside]
         numbers = {
             "t": statistic, "effect": effect, "variance": se**2, "z": t_to_z(statistic, view.df),
-            "p": t_p_value(statistic, view.df, test["alternative"]), "r": r, "rLower": lower, "rUpper": upper,
+            "p": _t_p(statistic, view.df, test["alternative"]), "r": r, "rLower": lower, "rUpper": upper,
         }
         names: tuple[str, ...] = STATS_T
     else:
         df1 = float(np.linalg.matrix_rank(np.asarray(test["weights"])))
-        numbers = {"F": statistic, "z": f_to_z(statistic, df1, view.df), "p": f_p_value(statistic, df1, view.df)}
+        log_p = f_log_sf(statistic, (df1, view.df))
+        numbers = {"F": statistic, "z": z_from_log(log_p), "p": np.exp(log_p)}
         names = STATS_F
     stem = stat_stem(view.design["model"], view.design["map"], view.design["label"], view.coefficient, contrast)
     written: dict[str, str] = {}
@@ -262,6 +267,8 @@ def _write_maps(
     return written
 
 
-def region_at(atlas: AtlasLabels | None, xyz: tuple[float, float, float]) -> str:
-    """Return the atlas region at a place, or an empty string."""
-    return "" if atlas is None else atlas.region_at(xyz)
+def _t_p(t: np.ndarray, df: float, alternative: str) -> np.ndarray:
+    """Return the uncorrected p in the direction of the question."""
+    if alternative == "two-sided":
+        return np.asarray(np.minimum(1.0, 2.0 * np.exp(t_log_sf(np.abs(t), df))))
+    return np.asarray(np.exp(t_log_sf(t if alternative == "greater" else -t, df)))

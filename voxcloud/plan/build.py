@@ -18,7 +18,7 @@ from voxcloud.errors import DesignError, StudyFileError, nearest
 from voxcloud.plan import units as make
 from voxcloud.plan.design import build_design
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
-from voxcloud.plan.selection import ImageRef, LeftOut, Selection, select
+from voxcloud.plan.selection import ImageRef, LeftOut, Selection, group_of, select
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
 from voxcloud.storage.stack import Allocation, StackSpec, allocate_rows, latest_manifest
@@ -193,7 +193,8 @@ def _designs(
         people = participants
         if behaviour is not None:
             people, gone = behaviour.without_unusable(participants, model)
-            left_out += gone
+            members = group_of(study, model, participants)
+            left_out += [item for item in gone if item.participant_id in members]
         for stack in stacks.values():
             if stack.map not in model.maps or (model.labels is not None and stack.label not in model.labels):
                 continue

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from voxcloud.behaviour.learning_curve import LearningCurve, fit_learning_curves
+from voxcloud.behaviour.learning_curve import Exclusion, LearningCurve, find_outliers, fit_learning_curves
 from voxcloud.bids.tables import Cohort, read_table
 from voxcloud.config.load import LoadedStudy
-from voxcloud.config.study import Model
+from voxcloud.config.study import Model, Score
 from voxcloud.errors import TableError, nearest
 from voxcloud.plan.selection import LeftOut
 from voxcloud.plan.unit import digest_json
 
+# A curve has three parameters.
+FEWEST_DAYS = 3
 PARAMETERS = ("alpha", "delta", "gamma", "improvement")
 
 
@@ -27,6 +29,7 @@ class BehaviourFits:
     curves: dict[str, dict[str, LearningCurve]]
     data: dict[str, dict[str, tuple[list[float], list[float]]]]
     better: dict[str, str]
+    outliers: dict[tuple[str, str, str], str]
     digest: str
 
     def join(self, participants: pd.DataFrame) -> pd.DataFrame:
@@ -35,10 +38,19 @@ class BehaviourFits:
         for score, curves in self.curves.items():
             for parameter in PARAMETERS:
                 joined[f"{score}_{parameter}"] = [
-                    getattr(curves[p], parameter) if p in curves and usable(curves[p]) else np.nan
+                    getattr(curves[p], parameter) if p in curves and not self.reason(score, parameter, p) else np.nan
                     for p in joined["participant_id"].astype(str)
                 ]
         return joined
+
+    def reason(self, score: str, parameter: str, participant: str) -> str:
+        """Why a participant's parameter is not used, or an empty string."""
+        curve = self.curves[score].get(participant)
+        if curve is None:
+            return f"has no learning data for {score}"
+        if curve.unphysical:
+            return f"learning curve of {score}: {', '.join(curve.flags)}"
+        return self.outliers.get((score, parameter, participant), "")
 
     def without_unusable(self, participants: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, list[LeftOut]]:
         """Leave out of a model whoever has no usable curve of a score that the model's formula names."""
@@ -50,21 +62,11 @@ class BehaviourFits:
             LeftOut(str(p), None, f"model {model.name}", self._why(str(p), names)) for p in participants.loc[bad, "participant_id"]
         ]
         keep = participants[~bad].reset_index(drop=True)
-        return keep, [item for item in gone if any(item.participant_id in curves for curves in self.curves.values())]
+        return keep, gone
 
     def _why(self, participant: str, names: list[str]) -> str:
-        for score in dict.fromkeys(n.rsplit("_", 1)[0] for n in names):
-            curve = self.curves[score].get(participant)
-            if curve is None:
-                return f"has no learning data for {score}"
-            if not usable(curve):
-                return f"learning curve of {score}: {', '.join(curve.flags)}"
-        return "has no usable learning curve"
-
-
-def usable(curve: LearningCurve) -> bool:
-    """Whether a curve's parameters may stand for the participant."""
-    return not curve.flags
+        reasons = [self.reason(*name.rsplit("_", 1), participant) for name in names]
+        return "; ".join(dict.fromkeys(r for r in reasons if r))
 
 
 def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
@@ -86,7 +88,36 @@ def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
             str(p): (sub["day"].astype(float).tolist(), sub[score].astype(float).tolist())
             for p, sub in rows.groupby("participant_id")
         }
-        curves[score] = fit_learning_curves(data[score], larger_is_better=spec.better == "higher")
+        curves[score] = _curves(data[score], spec)
     better = {name: spec.better for name, spec in section.scores.items()}
     plain: Any = {s: {p: [d, v] for p, (d, v) in people.items()} for s, people in data.items()}
-    return BehaviourFits(curves, data, better, digest_json({"data": plain, "better": better}))
+    outliers = {
+        (score, parameter, found.participant_id): found.reason
+        for score, people in curves.items()
+        for parameter in PARAMETERS
+        for found in _outliers(people, parameter)
+    }
+    ranges = {name: spec.range for name, spec in section.scores.items()}
+    digest = digest_json({"data": plain, "better": better, "ranges": ranges})
+    return BehaviourFits(curves, data, better, outliers, digest)
+
+
+def _curves(data: dict[str, tuple[list[float], list[float]]], spec: Score) -> dict[str, LearningCurve]:
+    people = [p for p, (days, _) in data.items() if len(set(days)) >= FEWEST_DAYS]
+    if not people:
+        return {}
+    longest = max(len(data[p][0]) for p in people)
+    days, scores = (np.full((len(people), longest), np.nan) for _ in range(2))
+    for row, participant in enumerate(people):
+        count = len(data[participant][0])
+        days[row, :count], scores[row, :count] = data[participant]
+    fitted = fit_learning_curves(
+        people, days, scores, larger_is_better=spec.better == "higher", score_range=spec.range or (-np.inf, np.inf)
+    )
+    return {curve.participant_id: curve for curve in fitted}
+
+
+def _outliers(people: dict[str, LearningCurve], parameter: str) -> tuple[Exclusion, ...]:
+    """Find values beyond three standard deviations among the curves that can be read as learning."""
+    sound = [curve for curve in people.values() if not curve.unphysical]
+    return find_outliers([c.participant_id for c in sound], [getattr(c, parameter) for c in sound], parameter) if sound else ()

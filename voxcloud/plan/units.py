@@ -338,7 +338,9 @@ def _search_units(
             inputs={"design": design_digest, **fit_inputs},
             places=context.places(),
             upstream=tuple(unit.key for unit in fits),
-            outputs=(f"{fit_prefix(model.name, stack.name)}/smoothness-{coefficient}.json",),
+            outputs=tuple(
+                f"{fit_prefix(model.name, stack.name)}/{file}" for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
+            ),
             projected_mem=_smoothness_bytes(context, len(entry["participants"])),
             bytes_read=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 4,
             expected_s=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 2e-7,
