@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -34,7 +35,7 @@ def _bf01_over_effects(t: float, df: float, effective_n: float, scale: float) ->
     pieces = np.linspace(-2 * width + 1e-9, 2 * width - 1e-9, 9)
     total = sum(
         integrate.quad(weighted, low, high, epsabs=0, epsrel=1e-10, limit=200)[0]
-        for low, high in zip(pieces[:-1], pieces[1:], strict=True)
+        for low, high in itertools.pairwise(pieces)
     )
     return float(stats.t.pdf(t, df)) / (total / (4 * width))
 
