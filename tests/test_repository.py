@@ -25,7 +25,7 @@ DECISION_SECTIONS = ("## Context", "## Options", "## Decision", "## What would c
 # Written so that this file does not hold the words that it looks for.
 UNFINISHED = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
 PARTICIPANT_WORD = re.compile(r"(?<![a-z])sub" + r"jects?(?![a-z])", re.IGNORECASE)
-ADDRESSES = re.compile(r"(--index-url|--extra-index-url|--find-links|index-url\s*=|file://|pypi\.org|pythonhosted)")
+ADDRESSES = re.compile(r"(--index-url|--extra-index-url|--find-links|index-url\s*=|pypi\.org|pythonhosted)")
 LOCAL_PATHS = re.compile(r"(?<![\w./-])/(work|root|opt/pypi|opt/wheels)(/|\b)")
 
 
