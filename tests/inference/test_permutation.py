@@ -13,14 +13,14 @@ from scipy import ndimage, stats
 
 from voxcloud.errors import ContrastError, DesignError, MaskError
 from voxcloud.inference.exchange import plan_relabelling
-from voxcloud.inference.neighbourhood import neighbourhood_of, sizes_and_masses
+from voxcloud.inference.neighbourhood import neighbourhood_of, sizes_and_masses, tfce_maps
 from voxcloud.inference.permutation import (
     finish_permutation,
     observed_t,
     permutation_test,
     prepare_permutation,
 )
-from voxcloud.inference.permutation_null import null_part, p_from_maxima, towards
+from voxcloud.inference.permutation_null import monte_carlo_interval, null_part, p_from_maxima, towards
 
 SHAPE = (12, 11, 10)
 
@@ -65,6 +65,20 @@ def test_permutation_test__is_freedman_and_lane_step_by_step() -> None:
         relabelled = ((y - hat @ y)[order[number]] + hat @ y)[:, 0]
         expected = float(sm.OLS(relabelled, x).fit().t_test(C).tvalue.item())
         assert part.max_t[number] == pytest.approx(expected, rel=1e-9)
+
+
+def test_permutation_test__sign_flips_spare_the_nuisance_fit() -> None:
+    rng = np.random.default_rng(26)
+    x = np.column_stack([np.ones(14), rng.normal(1.0, 1.0, size=14)])
+    y = 3.0 * x[:, 1:] + rng.normal(size=(14, 1))
+    problem = prepare_permutation(y, x, [1, 0], n_permutations=25, seed=3, alternative="greater")
+    part = null_part(problem, observed_t(problem), 1, 26)
+    order, sign = problem.relabelling.indices(1, 26)
+    assert np.all(order == np.arange(14))
+    hat = x[:, 1:] @ np.linalg.pinv(x[:, 1:])
+    for number in range(25):
+        relabelled = (sign[number][:, None] * (y - hat @ y) + hat @ y)[:, 0]
+        assert part.max_t[number] == pytest.approx(float(sm.OLS(relabelled, x).fit().tvalues[0]), rel=1e-9)
 
 
 def test_permutation_test__few_relabellings_are_enumerated() -> None:
@@ -274,6 +288,26 @@ def test_sizes_and_masses__equal_those_of_ndimage(connectivity: int) -> None:
     assert len(set(zip(labels.tolist(), expected[mask][chosen].tolist(), strict=True))) == count
 
 
+@pytest.mark.parametrize("connectivity", [6, 18, 26])
+def test_tfce_maps__equal_the_integral_over_every_height(connectivity: int) -> None:
+    rng = np.random.default_rng(27)
+    mask = rng.random((5, 6, 7)) < 0.8
+    maps = rng.normal(0.5, 1.0, size=(3, int(mask.sum())))
+    reach = {6: 1, 18: 2, 26: 3}[connectivity]
+    expected = np.zeros_like(maps)
+    for row in range(3):
+        volume = np.full(mask.shape, -np.inf)
+        volume[mask] = maps[row]
+        previous = 0.0
+        for height in np.sort(maps[row][maps[row] > 0]):
+            labels, _ = ndimage.label(volume >= height, ndimage.generate_binary_structure(3, reach))
+            extent = np.where(labels > 0, np.bincount(labels.ravel())[labels], 0)[mask]
+            expected[row] += np.sqrt(extent) * (height**3 - previous**3) / 3.0
+            previous = height
+    where = neighbourhood_of(np.flatnonzero(mask), mask.shape, connectivity=connectivity)
+    np.testing.assert_allclose(tfce_maps(maps, where), expected, rtol=2e-5, atol=1e-5)
+
+
 def test_permutation_test__the_grid_may_be_larger_than_the_mask() -> None:
     rng = np.random.default_rng(18)
     x, y = _two_groups(rng), _field(rng, 17)
@@ -303,6 +337,21 @@ def test_p_from_maxima__counts_the_observed_map_in() -> None:
     maxima = np.array([1.0, 2.0, 3.0, 4.0])
     p = p_from_maxima(np.array([5.0, 4.0, 2.5, 0.0, np.nan]), maxima)
     np.testing.assert_allclose(p, [1 / 5, 2 / 5, 3 / 5, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("truth", [0.001, 0.05, 0.4])
+def test_monte_carlo_interval__covers_the_p_of_all_relabellings(truth: float) -> None:
+    reached = np.random.default_rng(28).binomial(999, truth, size=1000)
+    inside = 0
+    for count in reached:
+        low, high = monte_carlo_interval((1 + count) / 1000, 999)
+        inside += low <= truth <= high
+    assert inside >= 935
+
+
+def test_monte_carlo_interval__ends_at_zero_and_one() -> None:
+    assert monte_carlo_interval(1 / 100, 99)[0] == 0.0
+    assert monte_carlo_interval(1.0, 99)[1] == 1.0
 
 
 def test_permutation_test__repeated_columns_are_allowed_where_the_contrast_is_estimable() -> None:

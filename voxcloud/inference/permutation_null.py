@@ -234,3 +234,29 @@ def p_from_maxima(observed: Floats, maxima: Floats) -> Floats:
     reached = maxima.size - np.searchsorted(np.sort(maxima), level, side="left")
     p = (1.0 + reached) / (1.0 + maxima.size)
     return np.asarray(np.where(np.isnan(observed), np.nan, p), dtype=np.float64)
+
+
+def monte_carlo_interval(p: float, n_permutations: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return where the p of all relabellings lies, given the p of ``n_permutations`` drawn ones.
+
+    Clopper and Pearson's interval for b exceedances in n, b = p (n + 1) - 1. It shows whether more permutations could
+    move p across alpha; p values of a full enumeration have no such error.
+
+    Parameters
+    ----------
+    p
+        A p value (1 + b) / (1 + n).
+    n_permutations
+        n, the relabellings drawn.
+    confidence
+        Level of the interval.
+
+    References
+    ----------
+    .. [1] Clopper CJ, Pearson ES. Biometrika 1934;26:404-413. doi:10.1093/biomet/26.4.404
+    """
+    reached = round(p * (n_permutations + 1)) - 1
+    tail = (1.0 - confidence) / 2.0
+    low = float(stats.beta.ppf(tail, reached, n_permutations - reached + 1)) if reached > 0 else 0.0
+    high = float(stats.beta.isf(tail, reached + 1, n_permutations - reached)) if reached < n_permutations else 1.0
+    return low, high
