@@ -1,0 +1,1 @@
+"""BIDS files: tables, images, sidecars, atlases and statistical maps."""
