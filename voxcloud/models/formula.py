@@ -248,7 +248,7 @@ def _check(formula: str, columns: Iterable[str]) -> _Checked:
     odd = [c for c in text if not _CHARACTERS.match(c)]
     if odd:
         raise FormulaError(f"formula `{text}`: {odd[0]!r} is not allowed. {ALLOWED}")
-    body = text[1:].strip() if text.startswith("~") else text
+    body = text.removeprefix("~").strip().removeprefix("+").strip()
     if "~" in body:
         raise FormulaError(
             f"formula `{text}`: expected nothing on the left of ~, the maps are the response. Write "
@@ -291,10 +291,12 @@ class _Walker:
             if not top:
                 raise self._refuse(f"the value {node.value!r} inside brackets or a product")
             return str(node.value)
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd) and top:
-            return f"{'-' if isinstance(node.op, ast.USub) else ''}{self.write(node.operand, depth + 1)}"
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            if not (top and isinstance(node.operand, ast.Constant)):
+                raise self._refuse("a minus in front of anything but 0 or 1")
+            return f"-{self.write(node.operand, depth + 1)}"
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            return self._operation(node, depth)
+            return self._operation(node, depth, top)
         if isinstance(node, ast.Call):
             return self._call(node)
         if isinstance(node, ast.BinOp | ast.UnaryOp):
@@ -303,7 +305,7 @@ class _Walker:
             raise self._refuse(f"the value {node.value!r}")
         raise self._refuse(_NAMES_OF_NODES.get(type(node), type(node).__name__))
 
-    def _operation(self, node: ast.BinOp, depth: int) -> str:
+    def _operation(self, node: ast.BinOp, depth: int, top: bool) -> str:
         binds = _BINDS[type(node.op)]
         sides = []
         for side, bare in ((node.left, binds), (node.right, binds + 1)):
