@@ -23,8 +23,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 PARTICIPANTS = "participant_id|group|age\nsub-01|patients|45\nsub-02|untrained|52.5\nsub-10|untrained|n/a\n"
 SESSIONS = (
-    "participant_id|session_id|day\n"
-    "sub-01|ses-1|0\nsub-01|ses-2|28\nsub-02|ses-1|0\nsub-02|ses-2|27\nsub-10|ses-1|0\n"
+    "participant_id|session_id|day\nsub-01|ses-1|0\nsub-01|ses-2|28\nsub-02|ses-1|0\nsub-02|ses-2|27\nsub-10|ses-1|0\n"
 )
 IMAGES = (
     "participant_id|session_id|map|label|path|volume\n"
@@ -184,9 +183,7 @@ def test_build_cohort__does_not_depend_on_the_order_of_rows(tmp_path: Path, seed
         return "\n".join([header, *rows]) + "\n"
 
     straight = cohort(tmp_path)
-    mixed = cohort(
-        tmp_path, participants=shuffled(PARTICIPANTS), sessions=shuffled(SESSIONS), images=shuffled(IMAGES)
-    )
+    mixed = cohort(tmp_path, participants=shuffled(PARTICIPANTS), sessions=shuffled(SESSIONS), images=shuffled(IMAGES))
     pd.testing.assert_frame_equal(mixed.images, straight.images)
     pd.testing.assert_frame_equal(mixed.participants, straight.participants)
     assert mixed.left_out == straight.left_out

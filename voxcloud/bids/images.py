@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,7 +101,6 @@ class MaskGrid:
     binary: bool = True
     path: str = ""
     _places: dict[tuple[object, ...], Int64] = field(default_factory=dict, init=False, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     @classmethod
     def from_array(
@@ -146,17 +144,17 @@ class MaskGrid:
     def _file_places(self, axes: Axes, image_shape: Shape) -> Int64:
         """Return where the mask's voxels lie in a file's flat order; kept, because a cohort shares one grid."""
         key = (axes, image_shape)
-        with self._lock:
-            if key not in self._places:
-                strides = (1, image_shape[0], image_shape[0] * image_shape[1])
-                along = []
-                for grid_axis, (axis, sign) in enumerate(axes):
-                    steps = np.arange(self.shape[grid_axis], dtype=np.int64)
-                    steps = steps if sign > 0 else steps[::-1]
-                    along.append(steps * strides[axis])
-                full = along[0][:, None, None] + along[1][None, :, None] + along[2][None, None, :]
-                self._places[key] = full.ravel(order="C")[self.voxel_index]
-            return self._places[key]
+        places = self._places.get(key)
+        if places is None:
+            strides = (1, image_shape[0], image_shape[0] * image_shape[1])
+            along = []
+            for grid_axis, (axis, sign) in enumerate(axes):
+                steps = np.arange(self.shape[grid_axis], dtype=np.int64)
+                along.append((steps if sign > 0 else steps[::-1]) * strides[axis])
+            full = along[0][:, None, None] + along[1][None, :, None] + along[2][None, None, :]
+            # Two threads may both come here; they store equal arrays.
+            places = self._places[key] = full.ravel(order="C")[self.voxel_index]
+        return places
 
 
 Axes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -194,7 +192,7 @@ def read_header(path: str | Path, volume: int | None = None) -> ImageHeader:
     Parameters
     ----------
     path
-        ``.nii``, ``.nii.gz`` or one of ``.hdr``/``.img``.
+        ``.nii`` or ``.nii.gz``.
     volume
         0-based volume that will be read, or None to look at the file as a whole.
 

@@ -86,9 +86,7 @@ def find_images(folder: Path) -> list[FoundImage]:
                 f"{path}: label expects GM, WM or none, found '{label}'. Use an images table to choose maps."
             )
         _check_place(path, entities)
-        found.append(
-            FoundImage(entities["sub"], entities.get("ses", ""), name, label, str(path.absolute()), entities)
-        )
+        found.append(FoundImage(entities["sub"], entities.get("ses", ""), name, label, str(path.absolute()), entities))
     if not found:
         seen = f"{len(without_space)} maps without space-, such as {without_space[0]}" if without_space else "none"
         raise TableError(

@@ -40,7 +40,6 @@ class NiftiFile:
     """Where the voxels of a NIfTI file lie and how their numbers are stored."""
 
     path: str
-    data_path: str
     compressed: bool
     shape: tuple[int, int, int]
     n_volumes: int
@@ -69,7 +68,10 @@ class NiftiFile:
 
 
 def open_nifti(path: str | Path) -> NiftiFile:
-    """Read and check the header of a NIfTI-1 or NIfTI-2 file (``.nii``, ``.nii.gz`` or an ``.hdr``/``.img`` pair).
+    """Read and check the header of a NIfTI-1 or NIfTI-2 file (``.nii`` or ``.nii.gz``).
+
+    Pairs of ``.hdr`` and ``.img`` are refused: an image is known by the digest of its one file, and a change of the
+    other file would go unseen.
 
     Raises
     ------
@@ -79,21 +81,18 @@ def open_nifti(path: str | Path) -> NiftiFile:
         If the file system fails; trying again may help.
     """
     name = str(path)
-    header_path, data_path = _pair(name)
-    start = _read_start(header_path, name)
+    start, compressed = _read_start(name)
     header = _parse(start, name)
-    single = bytes(header["magic"].item())[:2] == b"n+"
     shape, n_volumes = _shape(header, name)
     slope, intercept = _scaling(header, name)
     affine, code = _affine(header, shape, name)
     found = NiftiFile(
         path=name,
-        data_path=header_path if single else data_path,
-        compressed=_magic(header_path if single else data_path, name) == GZIP_MAGIC,
+        compressed=compressed,
         shape=shape,
         n_volumes=n_volumes,
         dtype=_dtype(header, name),
-        offset=int(header["vox_offset"]) if single else max(0, int(header["vox_offset"])),
+        offset=int(header["vox_offset"]),
         slope=slope,
         intercept=intercept,
         affine=affine,
@@ -114,7 +113,7 @@ def read_volume(nifti: NiftiFile, volume: int) -> npt.NDArray[Any]:
     """
     start = nifti.offset + volume * nifti.volume_bytes
     if not nifti.compressed:
-        with _opened(nifti.data_path, nifti.path) as handle:
+        with _opened(nifti.path) as handle:
             handle.seek(start)
             content = handle.read(nifti.volume_bytes)
         _check_count(nifti, volume, len(content))
@@ -123,18 +122,9 @@ def read_volume(nifti: NiftiFile, volume: int) -> npt.NDArray[Any]:
     return np.frombuffer(_gzip_range(nifti, volume, start, to_the_end=last), dtype=nifti.dtype)
 
 
-def _pair(name: str) -> tuple[str, str]:
-    """Return the header's and the voxels' file; one file except for ``.hdr``/``.img``."""
-    extension = name[-4:]
-    if extension.lower() not in (".img", ".hdr"):
-        return name, name
-    hdr, img = (".HDR", ".IMG") if extension.isupper() else (".hdr", ".img")
-    return name[:-4] + hdr, name[:-4] + img
-
-
-def _opened(path: str, name: str) -> BinaryIO:
+def _opened(name: str) -> BinaryIO:
     try:
-        return Path(path).open("rb")
+        return Path(name).open("rb")
     except FileNotFoundError:
         raise ImageError(f"{name}: expected a NIfTI file, found no file. Check the path in the images table.") from None
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -145,34 +135,34 @@ def _opened(path: str, name: str) -> BinaryIO:
         raise StorageError(f"{name}: reading failed: {error}. Try again; if it fails again, check the disk.") from error
 
 
-def _magic(path: str, name: str) -> bytes:
-    with _opened(path, name) as handle:
-        return handle.read(2)
-
-
-def _read_start(path: str, name: str) -> bytes:
-    """Return the first 540 uncompressed bytes, which hold either header; fewer where the file ends before."""
-    with _opened(path, name) as handle:
+def _read_start(name: str) -> tuple[bytes, bool]:
+    """Return the first 540 uncompressed bytes, which hold either header, and whether the file is compressed."""
+    with _opened(name) as handle:
         start = handle.read(540)
         if not start:
             raise ImageError(f"{name}: expected a NIfTI file, found 0 bytes. Copy or write the file again.")
         if start[:2] != GZIP_MAGIC:
-            return start
+            return start, False
         handle.seek(0)
         place, content = _GzipPlace(()), b""
         try:
             while len(content) < 540 and (piece := place.take(handle, 540 - len(content), 4096)):
                 content += piece
         except EOFError:
-            return content
+            return content, True
         except zlib.error as error:
             raise ImageError(
                 f"{name}: expected a gzip file, found damaged bytes ({error}). Copy or write the file again."
             ) from None
-    return content
+    return content, True
 
 
 def _parse(start: bytes, name: str) -> Any:
+    if name.lower().endswith((".img", ".hdr")) or start[344:348] == b"ni1\0" or start[4:8] == b"ni2\0":
+        raise ImageError(
+            f"{name}: expected one file, .nii or .nii.gz, found one of a .hdr and .img pair. "
+            "Save the image as .nii (FSL: fslchfiletype NIFTI_GZ; SPM: Utils, File converter)."
+        )
     sizes = {int.from_bytes(start[:4], order) for order in ("little", "big")}
     if len(start) >= 348 and 348 in sizes and start[344:348] not in (b"n+1\0", b"ni1\0"):
         raise ImageError(
@@ -267,7 +257,7 @@ def _check_size(nifti: NiftiFile) -> None:
     if nifti.compressed:
         return
     expected = nifti.total_bytes
-    found = Path(nifti.data_path).stat().st_size
+    found = Path(nifti.path).stat().st_size
     if found < expected:
         raise ImageError(
             f"{nifti.path}: expected {expected} bytes, found {found}: the file is cut short. Copy or write it again."
@@ -331,9 +321,9 @@ _PLACES = threading.local()
 
 def _gzip_range(nifti: NiftiFile, volume: int, start: int, *, to_the_end: bool) -> bytearray:
     """Return one volume's bytes; read on to the checksum behind the last volume."""
-    with _opened(nifti.data_path, nifti.path) as handle:
+    with _opened(nifti.path) as handle:
         state = os.fstat(handle.fileno())
-        identity = (nifti.data_path, state.st_size, state.st_mtime_ns, state.st_ino)
+        identity = (nifti.path, state.st_size, state.st_mtime_ns, state.st_ino)
         place: _GzipPlace | None = getattr(_PLACES, "last", None)
         _PLACES.last = None  # an error below must not leave a half-used place behind
         if place is None or place.identity != identity or place.position > start:

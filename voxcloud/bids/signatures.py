@@ -111,8 +111,7 @@ def _warning(stack: str, key: str, found: Mapping[str, Sequence[str]]) -> str:
         for value, who in sorted(found.items())
     ]
     return (
-        f"{stack}: {key} differs between participants: {'; '.join(parts)}. "
-        "Groups may differ by how they were measured."
+        f"{stack}: {key} differs between participants: {'; '.join(parts)}. Groups may differ by how they were measured."
     )
 
 

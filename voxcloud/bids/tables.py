@@ -132,7 +132,7 @@ def read_images(path: str | Path) -> pd.DataFrame:
     """
     source = Path(path)
     rows = _found_rows(source) if source.is_dir() else _table_rows(source)
-    table = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)).astype({"volume": "Int64"})
+    table = pd.DataFrame(rows, columns=list(IMAGE_COLUMNS), dtype=object).astype({"volume": "Int64"})
     _refuse_two_images(table, str(path))
     _refuse_shared_files(table, str(path))
     return table.sort_values(list(IMAGE_KEYS), ignore_index=True)
