@@ -156,8 +156,8 @@ class _Reader:
         if depth > MAX_DEPTH:
             raise self._unreadable()
         zero = np.zeros(len(self.design.columns))
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and np.isfinite(node.value):
-            return zero, float(node.value)
+        if isinstance(node, ast.Constant):
+            return zero, self._number(node.value)
         if isinstance(node, ast.Name) or (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)):
             return self._term(self._atoms(node, depth)), 0.0
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
@@ -167,6 +167,11 @@ class _Reader:
         if isinstance(node, ast.BinOp):
             return self._combine(node, depth)
         raise self._unreadable()
+
+    def _number(self, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+            raise self._unreadable()
+        return float(value)
 
     def _combine(self, node: ast.BinOp, depth: int) -> tuple[Floats, float]:
         left, a = self._value(node.left, depth + 1)
