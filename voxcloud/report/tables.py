@@ -1,0 +1,238 @@
+"""Tables of a study as TSV files with a data dictionary beside each."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxcloud.report.results import Results, Tree, read_results
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+_SEARCH_KEYS = {
+    "model": "Model of the study file.",
+    "map": "Map analysed.",
+    "label": "Tissue of the map: GM, WM or empty.",
+    "coefficient": "Time term, or value or difference for models without a time basis.",
+    "contrast": "Name of the contrast.",
+    "direction": "Tail that was searched: greater or less.",
+    "volume": "Search volume.",
+}
+_CLUSTER = {
+    "p_fwe": "Cluster p, family-wise error corrected over the search volume.",
+    "p_family": "p_fwe adjusted over all searches of the family (Bonferroni).",
+    "p_uncorrected": "Cluster p, not corrected.",
+    "q_fdr": "Cluster q, topological false discovery rate.",
+    "size_voxels": "Size in voxels.",
+    "size_mm3": "Size in mm3.",
+    "peak_t": "Statistic of the highest peak: t, or F for F contrasts.",
+    "peak_z": "z of the same tail probability.",
+    "x": "Peak in mm, left negative.",
+    "y": "Peak in mm, posterior negative.",
+    "z": "Peak in mm, inferior negative.",
+    "largest_participant": "Participant with the largest share of the contrast.",
+    "share": "That participant's share of the contrast.",
+    "loo_t_min": "Smallest t of the cluster mean with one participant left out.",
+    "loo_t_max": "Largest t of the cluster mean with one participant left out.",
+    "flagged": "true where leaving one participant out moves p_fwe across alpha.",
+    "between_t": "t of the cluster mean over participants; descriptive, the voxels were selected on the same data.",
+    "between_p": "Two-sided p of between_t, descriptive.",
+}
+CLUSTERS = {"region": "Region of the highest peak in the study's atlas.", **_SEARCH_KEYS, **_CLUSTER}
+PEAKS = {
+    **_SEARCH_KEYS,
+    "cluster": "Number of the cluster in its search.",
+    "peak": "Number of the peak in its cluster, 1 is the highest.",
+    "significant": "true where the cluster is significant (p_fwe below alpha).",
+    "t": "Statistic: t, or F for F contrasts.",
+    "z_score": "z of the same tail probability.",
+    "p_fwe": "Peak p, family-wise error corrected over the search volume.",
+    "p_uncorrected": "Peak p, not corrected.",
+    "q_fdr": "Peak q, topological false discovery rate.",
+    "x": "mm, left negative.",
+    "y": "mm, posterior negative.",
+    "z": "mm, inferior negative.",
+}
+SEARCHES = {
+    **_SEARCH_KEYS,
+    "n": "Participants.",
+    "df": "Error degrees of freedom.",
+    "n_voxels": "Voxels searched.",
+    "fwhm_x_mm": "Smoothness of the residuals, FWHM in mm.",
+    "fwhm_y_mm": "As fwhm_x_mm.",
+    "fwhm_z_mm": "As fwhm_x_mm.",
+    "resels": "Resels of the search volume in three dimensions.",
+    "height_threshold": "Cluster-forming threshold as a statistic.",
+    "cluster_forming_p": "Cluster-forming threshold as p.",
+    "min_extent": "Smallest cluster listed, in voxels.",
+    "alpha": "Level of the search.",
+    "p_fwe_min": "Smallest cluster p_fwe, 1 without a cluster.",
+    "p_family_min": "p_fwe_min adjusted over the family.",
+    "p_holm": "p_fwe_min adjusted over the family by Holm's step-down method.",
+    "clusters": "Clusters of at least min_extent voxels.",
+    "significant": "Those with p_fwe below alpha.",
+}
+PARTICIPANTS = {
+    "model": "Model of the study file.",
+    "participant_id": "Participant.",
+    "group": "Group in the model.",
+    "n_visits": "Visits that enter; empty for models without a time basis.",
+    "days": "Days of these visits.",
+    "largest_variance_ratio": "Largest variance of a coefficient over that of the complete design.",
+    "left_out_of": "Coefficients that the participant leaves.",
+    "leverage": "Leverage in the group design.",
+}
+LEFT_OUT = {
+    "participant_id": "Participant.",
+    "session_id": "Session; empty where the whole participant is meant.",
+    "what": "What the participant or image was left out of.",
+    "reason": "Why.",
+}
+
+
+def cell(value: Any) -> str:
+    """Return one TSV cell: n/a for nothing, full precision for numbers, text that no spreadsheet takes for a formula."""
+    if value is None:
+        return "n/a"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = " ".join(str(value).split("\t")).replace("\r", " ").replace("\n", " ")
+    if text.startswith(FORMULA_STARTS) and not NUMBER.match(text):
+        return "'" + text
+    return text
+
+
+def write_tables(output: Path) -> list[Path]:
+    """Write the tables of a study to ``tables/`` and return their paths.
+
+    Cells that start like a spreadsheet formula get a leading apostrophe; missing values are ``n/a``, as in BIDS.
+    """
+    results = read_results(Path(output))
+    tables: dict[str, tuple[Mapping[str, str], Iterable[Mapping[str, Any]]]] = {
+        "clusters": (CLUSTERS, cluster_rows(results)),
+        "peaks": (PEAKS, peak_rows(results)),
+        "searches": (SEARCHES, search_rows(results)),
+        "participants": (PARTICIPANTS, participant_rows(results)),
+        "left_out": (LEFT_OUT, results.cohort.get("left_out", [])),
+    }
+    folder = Path(output) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, (columns, rows) in tables.items():
+        replace_file(folder / f"{name}.tsv", _tsv(list(columns), rows))
+        dictionary = {column: {"Description": words} for column, words in columns.items()}
+        replace_file(folder / f"{name}.json", json.dumps(dictionary, indent=2) + "\n")
+        written.append(folder / f"{name}.tsv")
+    return written
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _tsv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None, escapechar=None)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([cell(row.get(column)) for column in columns])
+    return buffer.getvalue()
+
+
+def _keys(tree: Tree, search: Tree) -> dict[str, Any]:
+    first = {k: tree.get(k, "") for k in ("model", "map", "label", "coefficient", "contrast")}
+    return {**first, "direction": search["direction"], "volume": search["volume"]}
+
+
+def cluster_rows(results: Results) -> list[dict[str, Any]]:
+    """Return the significant clusters, by comparison and p."""
+    rows = []
+    for comparison in results.comparisons:
+        for search, cluster in comparison.found:
+            peak, influence, between = cluster["peaks"][0], cluster.get("influence") or {}, cluster.get("between") or {}
+            rows.append({
+                "region": cluster.get("region", ""), **_keys(comparison.tree, search),
+                **{k: cluster.get(k) for k in ("p_fwe", "p_family", "p_uncorrected", "q_fdr", "size_voxels", "size_mm3")},
+                "peak_t": peak["t"], "peak_z": peak["z"], "x": peak["x"], "y": peak["y"], "z": peak["z_mm"],
+                **{k: influence.get(k) for k in ("largest_participant", "share", "loo_t_min", "loo_t_max", "flagged")},
+                "between_t": between.get("t"), "between_p": between.get("p"),
+            })  # fmt: skip
+    return rows
+
+
+def peak_rows(results: Results) -> list[dict[str, Any]]:
+    """Return every listed peak of every listed cluster."""
+    return [
+        {
+            **_keys(comparison.tree, search), "cluster": cluster["id"], "peak": number, "significant": cluster["significant"],
+            "t": peak["t"], "z_score": peak["z"], **{k: peak.get(k) for k in ("p_fwe", "p_uncorrected", "q_fdr", "x", "y")},
+            "z": peak["z_mm"],
+        }
+        for comparison, search in results.searches()
+        for cluster in search["clusters"]
+        for number, peak in enumerate(cluster["peaks"], 1)
+    ]  # fmt: skip
+
+
+def search_rows(results: Results) -> list[dict[str, Any]]:
+    """Return every search that was run, with or without a finding."""
+    holm = {tuple(h[k] for k in _SEARCH_KEYS): h["p_holm"] for h in results.summary.get("holm", [])}
+    rows = []
+    for comparison, search in results.searches():
+        tree, keys = comparison.tree, _keys(comparison.tree, search)
+        fwhm = list(tree.get("fwhm_mm", [])) or [None] * 3
+        rows.append({
+            **keys, "n": tree.get("n"), "df": tree.get("df"), "n_voxels": search.get("n_voxels"),
+            **dict(zip(("fwhm_x_mm", "fwhm_y_mm", "fwhm_z_mm"), fwhm, strict=True)),
+            "resels": search["resels"][-1] if search.get("resels") else None, "height_threshold": search.get("height_threshold_t"),
+            **{k: search.get(k) for k in ("cluster_forming_p", "min_extent", "alpha", "p_fwe_min", "p_family_min")},
+            "p_holm": holm.get(tuple(keys.values())), "clusters": len(search["clusters"]),
+            "significant": sum(bool(c["significant"]) for c in search["clusters"]),
+        })  # fmt: skip
+    return rows
+
+
+def participant_rows(results: Results) -> list[dict[str, Any]]:
+    """Return who entered which model, with visits, variance ratio and leverage."""
+    rows = []
+    for model, design in results.designs.items():
+        visits = {str(v["participant_id"]): v for v in design.get("visits") or []}
+        people = list(dict.fromkeys([*map(str, design.get("participants", [])), *visits]))
+        for person in people:
+            visit = visits.get(person, {})
+            ratios = [r for r in (visit.get("ratio") or {}).values() if r is not None]
+            rows.append({
+                "model": model, "participant_id": person, "group": design.get("groups", {}).get(person, ""),
+                "n_visits": visit.get("n_visits"), "days": " ".join(f"{d:g}" for d in visit.get("days", [])) or None,
+                "largest_variance_ratio": max(ratios, default=None),
+                "left_out_of": ", ".join(visit.get("left_out_of") or {}) or None, "leverage": leverage_of(design, person),
+            })  # fmt: skip
+    return rows
+
+
+def leverage_of(design: Tree, person: str) -> float | None:
+    """Return a participant's leverage, whether the design lists it by name or by row."""
+    leverage = design.get("leverage") or {}
+    if isinstance(leverage, Mapping):
+        return leverage.get(person)
+    people = [str(p) for p in design.get("participants", [])]
+    return float(leverage[people.index(person)]) if person in people and len(leverage) == len(people) else None
