@@ -115,10 +115,14 @@ def f_contrast(fit: OLSFit, weights: npt.ArrayLike, *, resms_offset: float = 0.0
     """
     C = np.atleast_2d(np.asarray(weights, dtype=np.float64))
     _check_length(C.shape[1], fit)
-    values, vectors = np.linalg.eigh(C @ fit.xtx_inv @ C.T)
+    covariance = C @ fit.xtx_inv @ C.T
+    spread = np.sqrt(np.diag(covariance))
+    # Scaled to correlations first: in raw units a slope per mm3 would pass for zero beside a group difference.
+    unit = np.where(spread > 0, spread, 1.0)
+    values, vectors = np.linalg.eigh(covariance / np.outer(unit, unit))
     keep = values > values.max() * 1e-10
     # Rows that are independent and of unit variance, so that F is a plain sum of squares.
-    rows = (vectors[:, keep] / np.sqrt(values[keep])).T @ C
+    rows = (vectors[:, keep] / np.sqrt(values[keep])).T @ (C / unit[:, None])
     total = np.zeros(fit.beta.shape[1])
     for row in rows:
         total += _combine(row, fit.beta) ** 2
@@ -179,8 +183,9 @@ def standardised_effect(t: float, df: float, variance_factor: float, *, level: f
     tail = (1 - level) / 2
 
     def bound(probability: float) -> float:
-        # The sought non-centrality lies within a few standard errors of t, whose own is sqrt(1 + t^2 / 2 df).
-        reach = 8.0 * float(np.sqrt(1 + t**2 / (2 * df))) + 2.0
+        # Two standard errors, sqrt(1 + t^2 / 2 df), beyond where a normal quantile would lie; further out the
+        # distribution function underflows to NaN.
+        reach = (2.0 - float(special.ndtri(tail))) * float(np.sqrt(1 + t**2 / (2 * df)))
         found: Any = optimize.brentq(
             lambda nc: stats.nct.cdf(t, df, nc) - probability, t - reach, t + reach, xtol=1e-10
         )
