@@ -90,10 +90,11 @@ def list_records(store: Store) -> dict[tuple[str, str], list[tuple[str, str]]]:
     """Return (step, unit) to its (fingerprint16, state) pairs from one listing; no record is opened."""
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for path in store.list(RECORDS_ROOT):
-        step, *unit, name = path.removeprefix(RECORDS_ROOT + "/").split("/")
+        step, _, rest = path.removeprefix(RECORDS_ROOT + "/").partition("/")
+        unit, _, name = rest.rpartition("/")
         parts = name.split(".")
         if unit and len(parts) == 3 and parts[1] in STATES and parts[2] == "json":
-            found.setdefault((step, "/".join(unit)), []).append((parts[0], parts[1]))
+            found.setdefault((step, unit), []).append((parts[0], parts[1]))
     return found
 
 

@@ -320,8 +320,8 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _open(store: Store, prefix: str, modified: float | None) -> zarr.Array[Any]:
-    del modified  # part of the key: a stack that was made longer or anew is opened anew
+def _open(store: Store, prefix: str, modified: float | None, manifest: int) -> zarr.Array[Any]:
+    del modified, manifest  # parts of the key: a stack that was made longer or anew is opened anew
     check_schema(read_metadata(store, f"{prefix}/{GROUP}"), prefix)
     return store.zarr_array(_values(prefix))
 
@@ -339,7 +339,7 @@ def read_block(store: Store, manifest: Manifest, rows: Sequence[int], start: int
     StorageError
         If the voxels are not within the stack.
     """
-    array = _open(store, manifest.prefix, store.modified(f"{_values(manifest.prefix)}/{METADATA}"))
+    array = _open(store, manifest.prefix, store.modified(f"{_values(manifest.prefix)}/{METADATA}"), manifest.number)
     shard_rows, voxels = int(array.chunks[0]), int(array.shape[1])
     if not 0 <= start < stop <= voxels:
         raise StorageError(f"{manifest.prefix}: expected voxels within 0 to {voxels}, found {start} to {stop}.")
