@@ -115,7 +115,7 @@ def test_contrast_matrix__weights_are_exact_zeros_and_ones() -> None:
     "test, words",
     [
         ("group[c] - group[a]", "'group' has no level 'c' among the rows fitted"),
-        ("grup[a] - group[b]", "Did you mean 'group'"),
+        ("groups[a] - group[b]", "Did you mean 'group'"),
         ("ages", "Did you mean 'age'"),
         ("group", r"'group' is a factor; name its levels, e.g. group\[sci-arm\] - group\[a\]"),
         ("group[a] - group[a]", "it asks nothing"),

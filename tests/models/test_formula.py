@@ -300,7 +300,7 @@ def test_cell_mean__averages_other_factors_with_equal_weight() -> None:
 @pytest.mark.parametrize(
     "factor, level, words",
     [
-        ("gruop", "patients", "Did you mean 'group'"),
+        ("groups", "patients", "Did you mean 'group'"),
         ("group", "patient", "Did you mean 'patients'"),
         ("age", "50", "numeric"),
     ],

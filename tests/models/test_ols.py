@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -281,3 +282,14 @@ def test_f_contrast__does_not_depend_on_units() -> None:
     found = [f_contrast(fit_ols(Y, X * np.array([1.0, unit, 1.0])), np.eye(3)[1:]) for unit in (1.0, 1e-9, 1e9)]
     np.testing.assert_allclose(found[1], found[0], rtol=1e-8)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-8)
+
+
+def test_fit_ols__needs_no_second_copy_of_the_data() -> None:
+    X, Y = design(245, 8), data(245, 20_000).astype(np.float32)
+    outputs = 20_000 * (8 + 1) * 8
+    tracemalloc.start()
+    fit_ols(Y, X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    tiles = 2 * 245 * TILE_VOXELS * 8
+    assert peak < 2 * outputs + 2 * tiles < Y.nbytes

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from voxcloud.errors import DesignError
 from voxcloud.models.ols import fit_ols, t_contrast
@@ -254,3 +255,40 @@ def test_two_stage__one_person_without_the_last_visit_swallows_an_effect_unless_
     asked = group_t(Y, visit_plan(people, days, basis(), accept_unequal_variance=True), "linear")
     assert (default > 3.5).mean() > 0.95
     assert (asked > 3.5).mean() < 0.05
+
+
+@pytest.mark.parametrize("term", QUADRATIC)
+def test_two_stage__null_distribution_is_students(term: str) -> None:
+    people, days = cohort(16)
+    Y = np.random.default_rng(21).normal(size=(len(people), 8000))
+    days = [float(DAYS[i % 5]) for i in range(len(days))]
+    t = group_t(Y, visit_plan(people, days, basis()), term)
+    assert stats.kstest(t, stats.t(14).cdf).pvalue > 0.01
+
+
+def test_two_stage__left_out_people_do_not_change_the_null() -> None:
+    people, days = cohort(20, without_84=(0, 4, 15))
+    Y = np.random.default_rng(22).normal(size=(len(people), 8000))
+    plan = visit_plan(people, days, basis())
+    assert len(plan.participants_of("linear")) == 17
+    t = group_t(Y, plan, "linear")
+    assert (np.abs(t) > stats.t.isf(0.025, 15)).mean() == pytest.approx(0.05, abs=0.01)
+
+
+def test_visit_plan__a_model_without_the_follow_up_is_compared_with_the_visits_it_uses() -> None:
+    people, days = ["a"] * 4 + ["b"] * 3, [*DAYS[:4], 0, 7, 28]
+    within = visit_plan(people, days, basis(), complete_days=DAYS[:4])
+    assert within.visits["a"].ratio == pytest.approx({"linear": 1.0, "quadratic": 1.0})
+    assert within.participants_of("linear") == ["a", "b"]
+    assert "(days 0, 7, 14, 28)" in " ".join(within.sentences())
+    against_all = visit_plan(people, days, basis())
+    with pytest.raises(DesignError, match=r"coefficient linear: nobody's visits .* e.g. participant a: visits on days"):
+        against_all.participants_of("linear")
+    assert participant_coefficients(np.ones((7, 2)), against_all)["linear"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("complete_days", [(0, 84), ()])
+def test_visit_plan__refuses_a_complete_design_that_determines_nothing(complete_days: tuple[float, ...]) -> None:
+    people, days = cohort(2)
+    with pytest.raises(DesignError, match="do not determine linear, quadratic"):
+        visit_plan(people, days, basis(), complete_days=complete_days)

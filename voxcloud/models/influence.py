@@ -128,7 +128,7 @@ def cross_validated_test(
 
     References
     ----------
-    Esterman et al. (2010), Avoiding non-independence in fMRI data analysis, doi:10.1016/j.neuroimage.2009.10.085.
+    Esterman et al. (2010), Avoiding non-independence in fMRI data analysis, doi:10.1016/j.neuroimage.2009.10.092.
     """
     y, design = np.asarray(held_out, dtype=np.float64), np.asarray(X, dtype=np.float64)
     usable = np.isfinite(y)

@@ -61,7 +61,9 @@ class TimeBasis:
             return columns
         own = 1 + self.terms.index(self.orthogonalise)
         others = [j for j in range(columns.shape[1]) if j != own]
-        columns[:, own] -= columns[:, others] @ np.asarray(self.projection)
+        # Column by column: a product would round by the number of days.
+        for j, weight in zip(others, self.projection, strict=True):
+            columns[:, own] -= weight * columns[:, j]
         return columns
 
     def evaluate_raw(self, days: Sequence[float] | npt.ArrayLike) -> Floats:

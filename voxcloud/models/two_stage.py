@@ -55,13 +55,15 @@ class VisitPlan:
     basis : the time basis.
     visits : participant -> visits, for everybody with enough of them, in order of first row.
     left_out : participant -> why they enter no coefficient.
-    complete : term -> variance factor of the complete design (the reference days).
+    complete : term -> variance factor of the complete design.
+    complete_days : its days.
     """
 
     basis: TimeBasis
     visits: Mapping[str, Visits]
     left_out: Mapping[str, str]
     complete: Mapping[str, float]
+    complete_days: tuple[float, ...]
     min_visits: int
     max_variance_ratio: float
     weights: Weights
@@ -87,8 +89,26 @@ class VisitPlan:
         )
 
     def participants_of(self, term: str) -> list[str]:
-        """Return who enters a coefficient, in order of first row."""
+        """Return who enters a coefficient, in order of first row.
+
+        Raises
+        ------
+        DesignError
+            If nobody does; the message says why.
+        """
         self._check(term)
+        entering = self._entering(term)
+        if not entering:
+            who, why = next(iter(self.left_out_of(term).items()))
+            raise DesignError(
+                f"coefficient {term}: nobody's visits determine it as precisely as the complete design (days "
+                f"{_list(self.complete_days)}) within a ratio of {self.max_variance_ratio:g}; e.g. participant "
+                f"{who}: {why}. "
+                "Correct reference_days or the rule on sessions, name fewer terms, or set max_variance_ratio."
+            )
+        return entering
+
+    def _entering(self, term: str) -> list[str]:
         return [p for p, v in self.visits.items() if term not in v.left_out_of]
 
     def left_out_of(self, term: str) -> dict[str, str]:
@@ -138,7 +158,7 @@ class VisitPlan:
 
     def sentences(self) -> list[str]:
         """Return what the report says about visits and precision."""
-        days = ", ".join(f"{d:g}" for d in self.basis.reference_days)
+        days = _list(self.complete_days)
         words = [
             "Each participant's coefficients are ordinary least squares over their own visits (at least "
             f"{self.min_visits}). "
@@ -174,6 +194,7 @@ def visit_plan(
     *,
     weights: Weights = "equal",
     accept_unequal_variance: bool = False,
+    complete_days: Sequence[float] | None = None,
 ) -> VisitPlan:
     """Decide who enters which coefficient, from the days on which people came.
 
@@ -192,6 +213,9 @@ def visit_plan(
     max_variance_ratio : largest variance over that of the complete design.
     weights : ``equal``, or ``precision``: everybody stays and the group model is weighted (``precision_weights``).
     accept_unequal_variance : with ``equal``: everybody stays in a plain unweighted fit, which ``unequal`` then says.
+    complete_days : days of the complete design; the reference days by default. A model whose rule on sessions leaves
+        planned visits out for everybody (``day <= 28``) names the reference days that are left: the basis stays the
+        study's, but nobody can be asked for a visit that the model does not use.
 
     Raises
     ------
@@ -212,7 +236,14 @@ def visit_plan(
     if weights not in ("equal", "precision"):
         raise DesignError(f"weights: expected equal or precision, found '{weights}'.")
     terms = (INTERCEPT, *basis.terms)
-    complete = dict(zip(terms, _variance_factors(basis.evaluate(basis.reference_days)), strict=True))
+    planned = basis.reference_days if complete_days is None else tuple(float(d) for d in complete_days)
+    complete = dict(zip(terms, _variance_factors(basis.evaluate(planned)), strict=True)) if planned else {}
+    if not complete or not np.isfinite(list(complete.values())).all():
+        raise DesignError(
+            f"visits: the days of the complete design ({_list(planned) or 'none'}) do not determine "
+            f"{', '.join(basis.terms)}. "
+            "Let more sessions enter the model or name fewer terms."
+        )
     own_rows: dict[str, list[int]] = {}
     for row, participant in enumerate(participant_ids):
         own_rows.setdefault(participant, []).append(row)
@@ -235,7 +266,9 @@ def visit_plan(
         raise DesignError(
             f"visits: nobody has the {fewest} visits that {len(basis.terms)} time terms need. Name fewer terms."
         )
-    return VisitPlan(basis, visits, left_out, complete, fewest, max_variance_ratio, weights, accept_unequal_variance)
+    return VisitPlan(
+        basis, visits, left_out, complete, planned, fewest, max_variance_ratio, weights, accept_unequal_variance
+    )
 
 
 def participant_coefficients(Y: npt.ArrayLike, plan: VisitPlan) -> dict[str, Floats]:
@@ -260,7 +293,7 @@ def participant_coefficients(Y: npt.ArrayLike, plan: VisitPlan) -> dict[str, Flo
         )
     found: dict[str, Floats] = {}
     for term in (INTERCEPT, *plan.basis.terms):
-        people = plan.participants_of(term)
+        people = plan._entering(term)
         values = np.zeros((len(people), data.shape[1]))
         for out, participant in zip(values, people, strict=True):
             for row, weight in zip(plan.rows[participant], plan.first_level_weights(participant, term), strict=True):
