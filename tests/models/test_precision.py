@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from voxcloud.errors import DesignError
+from voxcloud.models.ols import fit_ols, t_contrast
 from voxcloud.models.precision import pool_variances
 from voxcloud.models.time_basis import build_time_basis
-from voxcloud.models.two_stage import VisitPlan, visit_plan
+from voxcloud.models.two_stage import VisitPlan, participant_coefficients, visit_plan
 
 DAYS = (0.0, 7.0, 14.0, 28.0, 84.0)
 BASIS = build_time_basis("polynomial", DAYS, ("linear", "quadratic"), "quadratic")
@@ -57,3 +59,18 @@ def test_pool_variances__refuses_a_design_of_other_rows() -> None:
     _, _, plan = plan_of(5, sparse=0)
     with pytest.raises(DesignError, match="a design of 5 rows"):
         pool_variances(np.ones((25, 2)), plan, "linear", np.ones((4, 1)))
+
+
+def test_pool_variances__its_weights_hold_the_false_positive_rate_where_inverse_variance_does_not() -> None:
+    people, days, plan = plan_of(20, sparse=4)
+    Y = simulate(people, days, np.sqrt(10 * plan.complete["linear"]), 20_000, 3)
+    X = np.column_stack([np.ones(20), np.arange(20) % 2])
+    values = participant_coefficients(Y, plan)["linear"]
+
+    def rate(between_to_within: float) -> float:
+        root = np.sqrt(plan.precision_weights("linear", between_to_within))[:, None]
+        t = t_contrast(fit_ols(root * values, root * X), [0, 1])[2]
+        return float((np.abs(t) > stats.t.isf(0.025, 18)).mean())
+
+    assert rate(pool_variances(Y, plan, "linear", X).between_to_within) == pytest.approx(0.05, abs=0.006)
+    assert rate(0.0) > 0.06

@@ -140,7 +140,7 @@ class VisitPlan:
         if not between_to_within >= 0:
             raise DesignError(f"weights: expected a ratio of variances of at least 0, found {between_to_within:g}.")
         raw = np.array([1.0 / (between_to_within + self.visits[p].ratio[term]) for p in self.participants_of(term)])
-        return [float(w) for w in raw / raw.mean()] if raw.size else []
+        return [float(w) for w in raw / raw.mean()]
 
     def describe(self) -> list[dict[str, Any]]:
         """Return one plain record per participant with enough visits (JSON; None for what is not determined)."""
@@ -226,8 +226,7 @@ def visit_plan(
     if fewest < len(basis.terms) + 1:
         raise DesignError(
             f"min_visits: {len(basis.terms)} time terms and an intercept need at least {len(basis.terms) + 1} "
-            f"visits, found {fewest}. "
-            "Raise min_visits or name fewer terms."
+            f"visits, found {fewest}. Raise min_visits or name fewer terms."
         )
     if not max_variance_ratio >= 1:
         raise DesignError(
