@@ -55,7 +55,7 @@ def test_file_digest__sees_other_bytes_of_the_same_size_and_time(tmp_path: Path)
     path = _settled(tmp_path / "x", b"abc")
     before = file_digest(path)
     times = path.stat()
-    path.write_bytes(b"abd")
+    path.write_bytes(b"xyz")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert file_digest(path) != before
 
