@@ -22,16 +22,15 @@ CLUSTER_FIGURES = 6
 
 
 class Budget:
-    """Counts the bytes of figures and says when no more fit."""
+    """Counts the bytes of figures; after the first that does not fit it takes no more, so that none is drawn in vain."""
 
     def __init__(self, limit: int = FIGURE_BYTES) -> None:
         self.left = limit
-        self.skipped = 0
 
     def take(self, figure: str) -> str:
         """Return the figure, or nothing where it does not fit any more."""
         if len(figure) > self.left:
-            self.skipped += 1
+            self.left = 0
             return ""
         self.left -= len(figure)
         return figure
@@ -53,11 +52,13 @@ def _section(results: Results, comparison: Comparison, background: Background, b
     found = find_clusters(results, comparison) if budget.left > 0 else None
     clusters = [c for _, c in comparison.found]
     title = words.comparison_title(tree)
+    figures = _cluster_figures(results, comparison, budget)
     section: dict[str, Any] = {
         "key": comparison.key, "title": title, "model": tree["model"], "test": words.asked(tree, None), "tree": tree,
         "units": tree.get("units", ""), "statistic": name, "warnings": tree.get("warnings", []), "rows": cluster_rows(comparison),
         "maps": dict(tree.get("maps", {})), "sentence": _sentence(comparison), "background": background.name,
-        "figures": _cluster_figures(results, comparison, budget),
+        "figures": figures, "figure_words": _figure_words(figures),
+        "shown": budget.left > 0, "glass": "", "slices": "", "viewer": "", "drawn": 0, "note": "",
     }  # fmt: skip
     if found is not None and found.limit > 0:
         section["glass"] = budget.take(glass_brain(found, name))
@@ -132,13 +133,31 @@ def _between(between: Mapping[str, Any]) -> dict[str, str] | None:
     if not between:
         return None
     low, high = between.get("ci") or (None, None)
+    held_out, p, n = (between.get(f"cross_validated_{k}") for k in ("t", "p", "n"))
+    beside = "; ".join([*([words.p_phrase(p)] if p is not None else []), *([f"n = {n}"] if n is not None else [])])
     return {
-        "t": f"t({words.number(float(between['df']), 3)}) = {words.fixed(between['t'])}" if between.get("df") is not None else words.fixed(between["t"]),
+        "t": f"t({words.degrees(between.get('df'))}) = {words.fixed(between['t'])}",
         "p": words.p_text(between.get("p")), "d": words.fixed(between.get("cohens_d")),
-        "effect": f"{words.number(between.get('effect'))} [{words.number(low)}, {words.number(high)}]",
-        "held_out": words.fixed(between.get("cross_validated_t")), "held_out_p": words.p_text(between.get("cross_validated_p")),
-        "held_out_n": words.NONE if between.get("cross_validated_n") is None else str(between["cross_validated_n"]),
+        "effect": words.number(between.get("effect")), "interval": f"[{words.number(low)}, {words.number(high)}]",
+        "held_out": words.fixed(held_out), "held_out_n": f"({beside})" if beside and held_out is not None else "",
     }  # fmt: skip
+
+
+def _figure_words(figures: list[dict[str, Any]]) -> str:
+    """Return the caption that the figures of one comparison share."""
+    score = next((f["score"] for f in figures if f["score"]), "")
+    days = any(f["days"] for f in figures)
+    text = ""
+    if days:
+        text += (
+            "Mean of each cluster over real days, as measured and as change since the first day: thin lines are participants, thick lines "
+            "group means with 95 % intervals across the participants seen at that visit. "
+        )
+    if score:
+        text += f"Coefficient against {score}: raw values with their least-squares line; the test also adjusts for the other columns of the design. "
+    else:
+        text += "Each participant's coefficient with group means and 95 % intervals; the participant with the largest share of the contrast is named. "
+    return text + "All of it is descriptive: the voxels were selected by this contrast on the same data."
 
 
 def _cluster_figures(results: Results, comparison: Comparison, budget: Budget) -> list[dict[str, Any]]:
@@ -147,7 +166,7 @@ def _cluster_figures(results: Results, comparison: Comparison, budget: Budget) -
     score = scores_of(tree)
     figures = []
     for number, (_, cluster) in enumerate(comparison.found[:CLUSTER_FIGURES], 1):
-        made = cluster_figure(cluster, tree, days, score)
+        made = cluster_figure(cluster, tree, days, score) if budget.left > 0 else None
         if made is None:
             continue
         figure, groups = made

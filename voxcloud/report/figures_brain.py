@@ -166,14 +166,14 @@ def glass_brain(found: Found, name: str) -> str:
     from nilearn import plotting
 
     figure = _figure(9.0, 2.5)
-    axes = figure.add_axes((0, 0, 1, 1))
+    axes = figure.add_axes((0, 0.06, 1, 0.94))
     colours, low, high = _scale(found)
     image = nib.Nifti1Image(found.volume.astype(np.float32), found.affine)
     plotting.plot_glass_brain(
         image, display_mode="lyrz", threshold=1e-6, colorbar=True, plot_abs=False, cmap=colours, vmin=low, vmax=high,
         symmetric_cbar=False, figure=figure, axes=axes, annotate=True,
     )
-    figure.axes[-1].set_title(name, fontsize=9, color=INK)
+    figure.axes[-1].set_xlabel(name, fontsize=9, color=INK, labelpad=3)
     return _data_uri(figure, 100)
 
 
@@ -254,8 +254,12 @@ def viewer(found: Found, title: str) -> str:
     image = nib.Nifti1Image(found.volume.astype(np.float32), found.affine)
     made = plotting.view_img(
         image, bg_img=load_mni152_template(resolution=3), threshold=1e-6, cmap=_colours(True), symmetric_cmap=True, black_bg=False,
-        colorbar=True, title=title, width_view=700,
+        colorbar=True, title=title, width_view=640,
     )
     page: str = made.get_standalone()
     # The only thing that nilearn's page would fetch is its icon.
-    return re.sub(r"<link rel=\"icon\"[^>]*>", "", page)
+    page = re.sub(r"<link rel=\"icon\"[^>]*>", "", page)
+    # nilearn names its elements by chance; in a frame of its own a fixed name is as good, and the page stays the same.
+    for name in sorted(set(re.findall(r"[0-9a-f]{32}", page))):
+        page = page.replace(name, "slices")
+    return page

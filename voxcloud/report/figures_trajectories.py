@@ -94,7 +94,7 @@ def coefficient_panel(values: Mapping[str, float], groups: Mapping[str, str], un
         for rank, person in enumerate(own):
             # A fixed zigzag instead of chance: the same results draw the same figure.
             x = position + 0.22 * ((rank * 0.618034) % 1 - 0.5) - 0.1
-            panel.dot(x, values[person], colour(position), 2.6, f"participant {person}: {values[person]:.4g}", position, hollow=True)
+            panel.dot(x, values[person], colour(position), 2.6, f"participant {person}: {values[person]:.4g}", position, hollow=person != largest)
             if person == largest:
                 panel.text(x - 0.06, values[person], person, "end", 10)
         mean, low, high = mean_interval([values[p] for p in own])

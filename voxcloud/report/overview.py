@@ -84,9 +84,9 @@ def key_numbers(results: Results) -> list[tuple[str, str]]:
         (words.number(int(results.cohort.get("participants_n", 0))), "participants"),
         (words.number(int(results.cohort.get("images_n", 0))), "images"),
         (words.number(n), "searches run"),
-        (words.number(expected, 2), f"false positives expected if nothing were there (α = {alpha:g} each)"),
-        (words.number(len(clusters)), f"clusters with p(FWE) < {words.p_text(alpha)} in their search"),
-        (words.number(family), f"of them also with p(family) < {words.p_text(alpha)} over all searches"),
+        (words.number(expected, 2), f"false positives expected if nothing were there (α = {words.level(alpha)} each)"),
+        (words.number(len(clusters)), f"clusters with p(FWE) < {words.level(alpha)} in their search"),
+        (words.number(family), f"of them also with p(family) < {words.level(alpha)} over all searches"),
     ]
 
 

@@ -58,7 +58,7 @@ def render(results: Results, template_image: str | None) -> str:
         loader=PackageLoader("voxcloud.report", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(p=words.p_text, num=words.number, fixed=words.fixed, exact=words.exact, duration=words.duration)
+    environment.filters.update(p=words.p_text, num=words.number, fixed=words.fixed, exact=words.exact, df=words.degrees, duration=words.duration)
     template = environment.get_template("report.html.j2")
     return template.render(_context(results, template_image))
 
@@ -72,7 +72,7 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
         "questions": overview.questions(results), "findings": overview.findings(results),
         "more_findings": max(0, sum(len(c.found) for c in results.comparisons) - overview.TOP_FINDINGS),
         "left_out": overview.left_out(results), "designs": design_sections(results), "comparisons": sections,
-        "nothing": len(results.comparisons) - len(results.found), "all_comparisons": len(results.comparisons), "skipped": budget.skipped,
+        "nothing": len(results.comparisons) - len(results.found), "all_comparisons": len(results.comparisons), "skipped": sum(not section["shown"] for section in sections),
         "searches": _searches(results), "behaviour": _behaviour(results), "truth": truth_section(results.summary.get("truth")),
         "methods": write_methods(results), "run": results.summary.get("run", {}), "versions": results.summary.get("versions", {}),
         "failed": results.summary.get("failed", []), "summary": results.summary, "family": results.family_size, "stacks": results.cohort.get("stacks", []),

@@ -107,7 +107,7 @@ class Panel:
     def text(self, x: float, y: float, words: str, anchor: str = "start", size: int = 11, ink: str = INK) -> None:
         """Write at a place in data units."""
         self.parts.append(
-            f'<text x="{self.px(x):.1f}" y="{self.py(y):.1f}" text-anchor="{anchor}" font-size="{size}" fill="{ink}">{html.escape(words)}</text>'
+            f'<text x="{self.px(x):.1f}" y="{self.py(y):.1f}" text-anchor="{anchor}" font-size="{size}" fill="{ink}" stroke="white" stroke-width="3" paint-order="stroke">{html.escape(words)}</text>'
         )
 
     def render(self) -> str:

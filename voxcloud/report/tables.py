@@ -15,7 +15,7 @@ from typing import Any
 from voxcloud.report.results import Results, Tree, read_results
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@")
 
 _SEARCH_KEYS = {
     "model": "Model of the study file.",
@@ -106,7 +106,7 @@ def cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, (int, float)):
         return repr(value)
-    text = " ".join(str(value).split("\t")).replace("\r", " ").replace("\n", " ")
+    text = " ".join(str(value).split())
     if text.startswith(FORMULA_STARTS) and not NUMBER.match(text):
         return "'" + text
     return text

@@ -74,6 +74,18 @@ def fixed(value: Any, places: int = 2) -> str:
     return text.replace("-", MINUS) if float(text) else text.replace("-", "")
 
 
+def degrees(df: float | None) -> str:
+    """Return degrees of freedom: whole numbers whole, effective ones with one decimal."""
+    if df is None:
+        return NONE
+    return f"{float(df):.0f}" if float(df).is_integer() else f"{float(df):.1f}"
+
+
+def level(alpha: float) -> str:
+    """Return a level as it was set: ``.05``."""
+    return f"{alpha:g}".removeprefix("0")
+
+
 def coordinates(peak: Mapping[str, Any]) -> str:
     """Return ``(26, −22, 50) mm``."""
     return "(" + ", ".join(_mm(peak[k]) for k in ("x", "y", "z_mm")) + ") mm"
