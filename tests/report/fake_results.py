@@ -34,16 +34,26 @@ def _basis() -> np.ndarray:
 def time_tree() -> dict[str, Any]:
     """Return the time basis as the design file describes it."""
     return {
-        "kind": "polynomial", "reference_days": list(DAYS), "terms": list(TERMS), "scale_days": 84.0, "knots": [],
-        "orthogonalise": "quadratic", "units": dict.fromkeys(TERMS, "per 84 days"), "matrix": _basis().tolist(),
-        "correlation": [[1.0, 0.977], [0.977, 1.0]], "vif": {"linear": 21.9, "quadratic": 21.9}, "vif_used": dict.fromkeys(TERMS, 1.0),
+        "kind": "polynomial",
+        "reference_days": list(DAYS),
+        "terms": list(TERMS),
+        "scale_days": 84.0,
+        "knots": [],
+        "orthogonalise": "quadratic",
+        "units": dict.fromkeys(TERMS, "per 84 days"),
+        "matrix": _basis().tolist(),
+        "correlation": [[1.0, 0.977], [0.977, 1.0]],
+        "vif": {"linear": 21.9, "quadratic": 21.9},
+        "vif_used": dict.fromkeys(TERMS, 1.0),
         "sentences": [
-            "Time is day / 84; its terms are linear, quadratic. The basis was built once from the reference days 0, 7, 14, 28, 84 "
+            "Time is day / 84; its terms are linear, quadratic. The basis was built once from the reference days 0, "
+            "7, 14, 28, 84 "
             "and evaluated at the actual days; nothing was centred or orthogonalised within a participant.",
-            "quadratic is residualised on the intercept and linear: its own t map is that of the plain model, and linear absorbs the "
+            "quadratic is residualised on the intercept and linear: its own t map is that of the plain model, and "
+            "linear absorbs the "
             "variance that both share.",
         ],
-    }  # fmt: skip
+    }
 
 
 def design_tree(model: str, people: dict[str, str], seed: int = 0) -> dict[str, Any]:
@@ -60,24 +70,48 @@ def design_tree(model: str, people: dict[str, str], seed: int = 0) -> dict[str, 
     short = list(people)[:3]
     visits = [
         {
-            "participant_id": p, "n_visits": 4 if p in short else 5,
+            "participant_id": p,
+            "n_visits": 4 if p in short else 5,
             "days": [float(d + (0 if d == 0 else rng.integers(-1, 2))) for d in DAYS[: 4 if p in short else 5]],
             "variance_factor": {"linear": 720.0 if p in short else 1.34, "quadratic": 300.0 if p in short else 9.1},
             "ratio": {"linear": 538.0 if p in short else 1.0, "quadratic": 33.0 if p in short else 1.02},
-            "left_out_of": dict.fromkeys(TERMS, "visit at day 84 is missing: variance 538 times that of the complete design")
-            if p in short else {},
+            "left_out_of": dict.fromkeys(
+                TERMS, "visit at day 84 is missing: variance 538 times that of the complete design"
+            )
+            if p in short
+            else {},
         }
         for p in people
-    ]  # fmt: skip
+    ]
     return {
-        "schema": 1, "model": model, "estimator": "two-stage", "formula": "group + age + tiv", "variance": "equal", "weights": "equal",
-        "coefficient": "linear", "columns": columns, "matrix": matrix.tolist(), "participants": list(people), "groups": people,
-        "rank": len(columns), "vif": {c: float(1 + 0.1 * k) for k, c in enumerate(columns[1:])},
-        "leverage": dict(zip(people, hat.tolist(), strict=True)), "correlation": full, "time": time_tree(), "visits": visits,
-        "contrasts": {"patients_gt_untrained": {"test": f"group[{names[-1]}] - group[{names[0]}]", "kind": "t",
-                                                "weights": [[0.0, 1.0, *[0.0] * (len(columns) - 2)]]}},
-        "accepted_unequal_variance": False, "stacks": {"R1map_label-GM": {"linear": len(people), "quadratic": len(people)}}, "sentences": [],
-    }  # fmt: skip
+        "schema": 1,
+        "model": model,
+        "estimator": "two-stage",
+        "formula": "group + age + tiv",
+        "variance": "equal",
+        "weights": "equal",
+        "coefficient": "linear",
+        "columns": columns,
+        "matrix": matrix.tolist(),
+        "participants": list(people),
+        "groups": people,
+        "rank": len(columns),
+        "vif": {c: float(1 + 0.1 * k) for k, c in enumerate(columns[1:])},
+        "leverage": dict(zip(people, hat.tolist(), strict=True)),
+        "correlation": full,
+        "time": time_tree(),
+        "visits": visits,
+        "contrasts": {
+            "patients_gt_untrained": {
+                "test": f"group[{names[-1]}] - group[{names[0]}]",
+                "kind": "t",
+                "weights": [[0.0, 1.0, *[0.0] * (len(columns) - 2)]],
+            }
+        },
+        "accepted_unequal_variance": False,
+        "stacks": {"R1map_label-GM": {"linear": len(people), "quadratic": len(people)}},
+        "sentences": [],
+    }
 
 
 def statistic_image(rng: np.random.Generator, blobs: Sequence[tuple[tuple[int, int, int], float, float]]) -> np.ndarray:
@@ -95,7 +129,14 @@ def statistic_image(rng: np.random.Generator, blobs: Sequence[tuple[tuple[int, i
 
 
 def cluster_tree(
-    number: int, statistic: np.ndarray, centre: tuple[int, int, int], people: dict[str, str], rng: np.random.Generator, family: int, *, flagged: bool = False
+    number: int,
+    statistic: np.ndarray,
+    centre: tuple[int, int, int],
+    people: dict[str, str],
+    rng: np.random.Generator,
+    family: int,
+    *,
+    flagged: bool = False,
 ) -> dict[str, Any]:
     """Return one significant cluster with people, trajectories and influence."""
     sign = float(np.sign(statistic[centre]))
@@ -111,33 +152,85 @@ def cluster_tree(
     for p, value in values.items():
         start = rng.normal(0.62, 0.03)
         n = 4 if p in list(people)[:3] else 5
-        trajectories[p] = [[float(d), float(start + value * basis[k, 1] + rng.normal(0, 0.004))] for k, d in enumerate(DAYS[:n])]
+        trajectories[p] = [
+            [float(d), float(start + value * basis[k, 1] + rng.normal(0, 0.004))] for k, d in enumerate(DAYS[:n])
+        ]
     t = float(statistic[centre])
     p_fwe = 3.2e-2 if flagged else float(10.0 ** -(abs(t) - 2))
     peaks = [
-        {"t": t - sign * k, "z": sign * (abs(t) * 0.8 - k), "p_fwe": 1e-4, "p_uncorrected": 1e-8, "q_fdr": 1e-3,
-         "x": float(mm[0] + 8 * k), "y": float(mm[1]), "z_mm": float(mm[2])}
+        {
+            "t": t - sign * k,
+            "z": sign * (abs(t) * 0.8 - k),
+            "p_fwe": 1e-4,
+            "p_uncorrected": 1e-8,
+            "q_fdr": 1e-3,
+            "x": float(mm[0] + 8 * k),
+            "y": float(mm[1]),
+            "z_mm": float(mm[2]),
+        }
         for k in range(3)
-    ]  # fmt: skip
+    ]
     return {
-        "id": number, "region": "Precentral gyrus" if number == 1 else "", "size_voxels": size, "size_mm3": size * 64.0, "p_fwe": p_fwe,
-        "p_uncorrected": p_fwe / 50, "q_fdr": p_fwe * 2, "p_family": min(1.0, p_fwe * family), "significant": True,
-        "touches_edge": number == 2, "cut": False, "peaks": peaks,
-        "between": {"t": 4.1 * sign, "df": 31.0, "p": 2.7e-4, "effect": 0.031 * sign, "ci": sorted([0.016 * sign, 0.046 * sign]), "cohens_d": 1.4 * sign,
-                    "descriptive": True, "cross_validated_t": 2.9 * sign, "cross_validated_p": 0.0067, "cross_validated_n": len(people) - 2},
-        "influence": {"largest_participant": next(p for p in people if people[p] == last), "share": 0.71 if flagged else 0.12, "t_full": 4.1, "loo_t_min": 1.2 if flagged else 3.6,
-                      "loo_t_min_participant": list(people)[-1], "loo_t_max": 4.6, "loo_p_min": 1e-5, "loo_p_max": 0.31 if flagged else 0.002,
-                      "flagged": flagged, "flagged_participants": [list(people)[-1]] if flagged else []},
-        "values": values, "trajectories": trajectories, "groups": people,
-    }  # fmt: skip
+        "id": number,
+        "region": "Precentral gyrus" if number == 1 else "",
+        "size_voxels": size,
+        "size_mm3": size * 64.0,
+        "p_fwe": p_fwe,
+        "p_uncorrected": p_fwe / 50,
+        "q_fdr": p_fwe * 2,
+        "p_family": min(1.0, p_fwe * family),
+        "significant": True,
+        "touches_edge": number == 2,
+        "cut": False,
+        "peaks": peaks,
+        "between": {
+            "t": 4.1 * sign,
+            "df": 31.0,
+            "p": 2.7e-4,
+            "effect": 0.031 * sign,
+            "ci": sorted([0.016 * sign, 0.046 * sign]),
+            "cohens_d": 1.4 * sign,
+            "descriptive": True,
+            "cross_validated_t": 2.9 * sign,
+            "cross_validated_p": 0.0067,
+            "cross_validated_n": len(people) - 2,
+        },
+        "influence": {
+            "largest_participant": next(p for p in people if people[p] == last),
+            "share": 0.71 if flagged else 0.12,
+            "t_full": 4.1,
+            "loo_t_min": 1.2 if flagged else 3.6,
+            "loo_t_min_participant": list(people)[-1],
+            "loo_t_max": 4.6,
+            "loo_p_min": 1e-5,
+            "loo_p_max": 0.31 if flagged else 0.002,
+            "flagged": flagged,
+            "flagged_participants": [list(people)[-1]] if flagged else [],
+        },
+        "values": values,
+        "trajectories": trajectories,
+        "groups": people,
+    }
 
 
 def result_tree(
-    output: Path, people: dict[str, str], *, model: str, map_name: str, label: str, coefficient: str, contrast: str, family: int, significant: bool, seed: int
+    output: Path,
+    people: dict[str, str],
+    *,
+    model: str,
+    map_name: str,
+    label: str,
+    coefficient: str,
+    contrast: str,
+    family: int,
+    significant: bool,
+    seed: int,
 ) -> dict[str, Any]:
     """Write the statistic map of one comparison and return its result file."""
     rng = np.random.default_rng(seed)
-    centres: list[tuple[tuple[int, int, int], float, float]] = [((27, 24, 31), 3.0, 7.9), ((13, 24, 30), 2.2, 6.1), ((26, 15, 12), 2.5, -6.4)] if significant else []
+    centres: list[tuple[tuple[int, int, int], float, float]] = (
+        [((27, 24, 31), 3.0, 7.9), ((13, 24, 30), 2.2, 6.1), ((26, 15, 12), 2.5, -6.4)] if significant else []
+    )
     statistic = statistic_image(rng, centres)
     names = list(dict.fromkeys(people.values()))
     relative = f"stats/model-{model}/{map_name}_label-{label}/{coefficient}{contrast}_stat-t_statmap.nii.gz"
@@ -151,20 +244,48 @@ def result_tree(
             if (height > 0) == (direction == "greater")
         ]
         smallest = min((c["p_fwe"] for c in clusters), default=1.0)
-        searches.append({
-            "direction": direction, "volume": "whole mask", "n_voxels": 29394, "resels": [1.0, 28.9, 259.0, 812.4], "height_threshold_t": HEIGHT,
-            "cluster_forming_p": 0.001, "min_extent": 20, "alpha": 0.05, "p_fwe_min": smallest, "p_family_min": min(1.0, smallest * family),
-            "clusters": clusters,
-        })  # fmt: skip
+        searches.append(
+            {
+                "direction": direction,
+                "volume": "whole mask",
+                "n_voxels": 29394,
+                "resels": [1.0, 28.9, 259.0, 812.4],
+                "height_threshold_t": HEIGHT,
+                "cluster_forming_p": 0.001,
+                "min_extent": 20,
+                "alpha": 0.05,
+                "p_fwe_min": smallest,
+                "p_family_min": min(1.0, smallest * family),
+                "clusters": clusters,
+            }
+        )
     return {
-        "schema": 1, "model": model, "map": map_name, "label": label, "coefficient": coefficient, "contrast": contrast,
-        "test": f"group[{names[-1]}] - group[{names[0]}]", "kind": "t", "alternative": "two-sided", "estimator": "two-stage",
-        "formula": "group + age + tiv", "n": len(people), "participants": list(people), "df": float(len(people) - 4),
-        "units": f"{UNITS.get(map_name, '1')} per 84 days", "fwhm_voxels": [3.1, 3.2, 2.9], "fwhm_mm": [12.4, 12.8, 11.6], "mask_voxels": 29394,
-        "voxel_mm": [4.0, 4.0, 4.0], "family_size": family, "scores": {}, "warnings": ["The mask is coarse."] if significant else [],
+        "schema": 1,
+        "model": model,
+        "map": map_name,
+        "label": label,
+        "coefficient": coefficient,
+        "contrast": contrast,
+        "test": f"group[{names[-1]}] - group[{names[0]}]",
+        "kind": "t",
+        "alternative": "two-sided",
+        "estimator": "two-stage",
+        "formula": "group + age + tiv",
+        "n": len(people),
+        "participants": list(people),
+        "df": float(len(people) - 4),
+        "units": f"{UNITS.get(map_name, '1')} per 84 days",
+        "fwhm_voxels": [3.1, 3.2, 2.9],
+        "fwhm_mm": [12.4, 12.8, 11.6],
+        "mask_voxels": 29394,
+        "voxel_mm": [4.0, 4.0, 4.0],
+        "family_size": family,
+        "scores": {},
+        "warnings": ["The mask is coarse."] if significant else [],
         "inference": {"method": "random-field", "cluster_forming_p": 0.001, "min_extent": 20, "alpha": 0.05},
-        "maps": {"t": relative}, "searches": searches,
-    }  # fmt: skip
+        "maps": {"t": relative},
+        "searches": searches,
+    }
 
 
 def behaviour_tree(people: dict[str, str], seed: int = 5) -> dict[str, Any]:
@@ -176,15 +297,36 @@ def behaviour_tree(people: dict[str, str], seed: int = 5) -> dict[str, Any]:
         alpha, delta, gamma = rng.normal(80, 4), rng.normal(30, 5), abs(rng.normal(0.12, 0.03))
         values = alpha - delta * np.exp(-gamma * days) + rng.normal(0, 1.5, days.size)
         flags = ["gamma: 3 / gamma is 4,000 days, longer than the study"] if k == 4 else []
-        entries[p] = {"alpha": float(alpha), "delta": float(delta), "gamma": float(gamma), "improvement": float(delta), "flags": flags,
-                      "days": days.tolist(), "values": values.tolist()}  # fmt: skip
-    test = {"name": "percent_correct: improvement differs from 0 (one-sample Wilcoxon)", "statistic": 3.621, "p": 1.5e-5, "n": 17, "words": "z and exact p"}
+        entries[p] = {
+            "alpha": float(alpha),
+            "delta": float(delta),
+            "gamma": float(gamma),
+            "improvement": float(delta),
+            "flags": flags,
+            "days": days.tolist(),
+            "values": values.tolist(),
+        }
+    test = {
+        "name": "percent_correct: improvement differs from 0 (one-sample Wilcoxon)",
+        "statistic": 3.621,
+        "p": 1.5e-5,
+        "n": 17,
+        "words": "z and exact p",
+    }
     return {"schema": 1, "scores": {"percent_correct": {"better": "higher", "participants": entries}}, "tests": [test]}
 
 
 def write_fake_results(
-    output: Path, *, groups: Sequence[str] = ("untrained", "patients"), maps: Sequence[str] = ("R1map", "MTsat"), labels: Sequence[str] = ("GM", "WM"),
-    contrasts: Sequence[str] = ("patients_gt_untrained",), significant: int = 2, failed: bool = False, analysis: str = "interim", each: int = 12,
+    output: Path,
+    *,
+    groups: Sequence[str] = ("untrained", "patients"),
+    maps: Sequence[str] = ("R1map", "MTsat"),
+    labels: Sequence[str] = ("GM", "WM"),
+    contrasts: Sequence[str] = ("patients_gt_untrained",),
+    significant: int = 2,
+    failed: bool = False,
+    analysis: str = "interim",
+    each: int = 12,
 ) -> Path:
     """Write a whole results folder; the first ``significant`` comparisons hold three clusters each."""
     people = people_of(groups, each)
@@ -195,32 +337,92 @@ def write_fake_results(
     folder = output / "results" / f"model-{model}"
     folder.mkdir(parents=True, exist_ok=True)
     for number, (map_name, label, coefficient, contrast) in enumerate(keys):
-        tree = result_tree(output, people, model=model, map_name=map_name, label=label, coefficient=coefficient, contrast=contrast,
-                           family=family, significant=number < significant, seed=number)  # fmt: skip
+        tree = result_tree(
+            output,
+            people,
+            model=model,
+            map_name=map_name,
+            label=label,
+            coefficient=coefficient,
+            contrast=contrast,
+            family=family,
+            significant=number < significant,
+            seed=number,
+        )
         path = folder / f"{map_name}_label-{label}__{coefficient}__{contrast}.json"
         path.write_text(json.dumps(tree))
         paths.append(str(path.relative_to(output)))
     write = {
-        "study.json": {"schema": 1, "name": "sci-training", "analysis": analysis,
-                       "models": [{"name": model, "min_visits": 3, "max_variance_ratio": 4.0}]},
+        "study.json": {
+            "schema": 1,
+            "name": "sci-training",
+            "analysis": analysis,
+            "models": [{"name": model, "min_visits": 3, "max_variance_ratio": 4.0}],
+        },
         "results/model-training/design.json": design_tree(model, people),
         "results/cohort.json": {
-            "schema": 1, "participants_n": len(people), "images_n": len(people) * 5 - 3, "warnings": [],
-            "left_out": [{"participant_id": p, "session_id": None, "what": "model training, R1map_label-GM, linear",
-                          "reason": "visit at day 84 is missing: variance 538 times that of the complete design"} for p in list(people)[:3]],
-            "stacks": [{"map": m, "label": lab, "images": len(people) * 5, "units": UNITS.get(m, "1"), "n_voxels": 29394, "median_per_image": {}}
-                       for m in maps for lab in labels],
+            "schema": 1,
+            "participants_n": len(people),
+            "images_n": len(people) * 5 - 3,
+            "warnings": [],
+            "left_out": [
+                {
+                    "participant_id": p,
+                    "session_id": None,
+                    "what": "model training, R1map_label-GM, linear",
+                    "reason": "visit at day 84 is missing: variance 538 times that of the complete design",
+                }
+                for p in list(people)[:3]
+            ],
+            "stacks": [
+                {
+                    "map": m,
+                    "label": lab,
+                    "images": len(people) * 5,
+                    "units": UNITS.get(m, "1"),
+                    "n_voxels": 29394,
+                    "median_per_image": {},
+                }
+                for m in maps
+                for lab in labels
+            ],
         },
         "results/summary.json": {
-            "schema": 1, "study": "sci-training", "analysis": analysis, "look": 2, "family": "all", "searches_planned": family, "searches_run": family,
-            "alpha": 0.05, "expected_false_positives": 0.05 * family, "significant_clusters": 3 * significant, "holm": [], "results": paths,
-            "failed": [{"unit": "fit-block/training/R1map_label-GM/00003", "message": "sub-03: the image is truncated",
-                        "rerun": "voxcloud unit run fit-block/training/R1map_label-GM/00003 --output out"}] if failed else [],
-            "run": {"date": "2026-01-01", "engine": "local", "cores": 2, "seconds": 212.0, "cpu_s": 380.0, "units": 120, "computed": 120},
-            "versions": {"voxcloud": "0.1.0", "python": "3.11", "numpy": "2.4"}, "problems": [],
+            "schema": 1,
+            "study": "sci-training",
+            "analysis": analysis,
+            "look": 2,
+            "family": "all",
+            "searches_planned": family,
+            "searches_run": family,
+            "alpha": 0.05,
+            "expected_false_positives": 0.05 * family,
+            "significant_clusters": 3 * significant,
+            "holm": [],
+            "results": paths,
+            "failed": [
+                {
+                    "unit": "fit-block/training/R1map_label-GM/00003",
+                    "message": "sub-03: the image is truncated",
+                    "rerun": "voxcloud unit run fit-block/training/R1map_label-GM/00003 --output out",
+                }
+            ]
+            if failed
+            else [],
+            "run": {
+                "date": "2026-01-01",
+                "engine": "local",
+                "cores": 2,
+                "seconds": 212.0,
+                "cpu_s": 380.0,
+                "units": 120,
+                "computed": 120,
+            },
+            "versions": {"voxcloud": "0.1.0", "python": "3.11", "numpy": "2.4"},
+            "problems": [],
         },
         "results/behaviour.json": behaviour_tree(people),
-    }  # fmt: skip
+    }
     for name, tree in write.items():
         (output / name).write_text(json.dumps(tree))
     return output

@@ -73,7 +73,13 @@ def test_scores_of__only_a_named_covariate_is_a_score() -> None:
 
 
 def test_basis_figure__categorical_terms_are_joined_by_straight_lines() -> None:
-    time = {"kind": "categorical", "reference_days": [0, 7, 14], "terms": ["day7", "day14"], "matrix": [[1, 0, 0], [1, 1, 0], [1, 0, 1]], "scale_days": 14}
+    time = {
+        "kind": "categorical",
+        "reference_days": [0, 7, 14],
+        "terms": ["day7", "day14"],
+        "matrix": [[1, 0, 0], [1, 1, 0], [1, 0, 1]],
+        "scale_days": 14,
+    }
     figure = basis_figure(time)
     assert figure is not None
     assert figure.count("<polyline") == 3

@@ -74,7 +74,9 @@ def test_write_report__loads_nothing_from_outside(page: str) -> None:
     found = outline(page)
     assert len(found.loads) > 3
     assert [load for load in found.loads if not load[1].startswith("data:")] == []
-    assert not re.search(r"@import|url\(\s*['\"]?(?!data:)", re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1))  # type: ignore[union-attr]
+    assert not re.search(
+        r"@import|url\(\s*['\"]?(?!data:)", re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    )  # type: ignore[union-attr]
     assert len(found.frames) == 1
     frame = re.sub(r"<script>.*?</script>", "", found.frames[0], flags=re.DOTALL)
     assert re.findall(r"https?://", frame) == []
@@ -194,7 +196,13 @@ def test_write_report__stays_small_with_many_findings(write_fake: Callable[..., 
 
 
 # What chromium asks for by itself; a page that loaded a font or a script from elsewhere would name another host.
-BROWSERS_OWN = {"accounts.google.com", "clients2.google.com", "update.googleapis.com", "content-autofill.googleapis.com", "optimizationguide-pa.googleapis.com"}
+BROWSERS_OWN = {
+    "accounts.google.com",
+    "clients2.google.com",
+    "update.googleapis.com",
+    "content-autofill.googleapis.com",
+    "optimizationguide-pa.googleapis.com",
+}
 
 
 def hosts_asked(browser: str, page: Path, folder: Path) -> set[str]:
@@ -202,12 +210,29 @@ def hosts_asked(browser: str, page: Path, folder: Path) -> set[str]:
     folder.mkdir()
     log = folder / "net.json"
     subprocess.run(
-        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-extensions", "--host-resolver-rules=MAP * ~NOTFOUND",
-         f"--user-data-dir={folder / 'profile'}", f"--log-net-log={log}", "--virtual-time-budget=8000",
-         f"--screenshot={folder / 'page.png'}", "--window-size=1300,9000", page.as_uri()],
-        check=True, timeout=120, capture_output=True,
-    )  # fmt: skip
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-extensions",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={folder / 'profile'}",
+            f"--log-net-log={log}",
+            "--virtual-time-budget=8000",
+            f"--screenshot={folder / 'page.png'}",
+            "--window-size=1300,9000",
+            page.as_uri(),
+        ],
+        check=True,
+        timeout=120,
+        capture_output=True,
+    )
     assert (folder / "page.png").stat().st_size > 1000
     urls = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', log.read_text(encoding="utf-8", errors="replace"))
     return {url.split("/")[2] for url in urls} - BROWSERS_OWN

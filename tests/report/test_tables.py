@@ -10,9 +10,32 @@ import pytest
 from voxcloud.report.tables import cell, write_tables
 
 COLUMNS = [
-    "region", "map", "label", "coefficient", "contrast", "direction", "volume", "p_fwe", "p_family", "p_uncorrected", "q_fdr", "size_voxels",
-    "size_mm3", "peak_t", "peak_z", "x", "y", "z", "largest_participant", "share", "loo_t_min", "loo_t_max", "flagged", "between_t", "between_p",
-]  # fmt: skip
+    "region",
+    "map",
+    "label",
+    "coefficient",
+    "contrast",
+    "direction",
+    "volume",
+    "p_fwe",
+    "p_family",
+    "p_uncorrected",
+    "q_fdr",
+    "size_voxels",
+    "size_mm3",
+    "peak_t",
+    "peak_z",
+    "x",
+    "y",
+    "z",
+    "largest_participant",
+    "share",
+    "loo_t_min",
+    "loo_t_max",
+    "flagged",
+    "between_t",
+    "between_p",
+]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -23,10 +46,20 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     "value, expected",
     [
-        ("=1+1", "'=1+1"), ("+cmd", "'+cmd"), ("@SUM(A1)", "'@SUM(A1)"), ("-patients", "'-patients"), ("-3.5", "-3.5"), (-3.5, "-3.5"),
-        ("+1e-5", "+1e-5"), ("two\twords\nhere", "two words here"), ("\t=1", "'=1"), (None, "n/a"), (True, "true"), (1.1e-5, "1.1e-05"),
+        ("=1+1", "'=1+1"),
+        ("+cmd", "'+cmd"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-patients", "'-patients"),
+        ("-3.5", "-3.5"),
+        (-3.5, "-3.5"),
+        ("+1e-5", "+1e-5"),
+        ("two\twords\nhere", "two words here"),
+        ("\t=1", "'=1"),
+        (None, "n/a"),
+        (True, "true"),
+        (1.1e-5, "1.1e-05"),
     ],
-)  # fmt: skip
+)
 def test_cell__text_is_no_formula_and_numbers_keep_their_digits(value: object, expected: str) -> None:
     assert cell(value) == expected
 

@@ -7,7 +7,17 @@ from voxcloud.report import words
 
 @pytest.mark.parametrize(
     "p, expected",
-    [(0.0123, ".012"), (0.0004, "< .001"), (0.0, "< .001"), (1e-300, "< .001"), (0.001, ".001"), (0.9996, "> .999"), (1.0, "1"), (None, "—"), (float("nan"), "—")],
+    [
+        (0.0123, ".012"),
+        (0.0004, "< .001"),
+        (0.0, "< .001"),
+        (1e-300, "< .001"),
+        (0.001, ".001"),
+        (0.9996, "> .999"),
+        (1.0, "1"),
+        (None, "—"),
+        (float("nan"), "—"),
+    ],
 )
 def test_p_text__as_journals_print(p: float | None, expected: str) -> None:
     assert words.p_text(p) == expected
@@ -20,7 +30,16 @@ def test_p_phrase__no_equals_before_a_smaller_sign() -> None:
 
 @pytest.mark.parametrize(
     "value, expected",
-    [(0.0314159, "0.0314"), (29394, "29\u202f394"), (-2.5e-9, "−2.50×10⁻⁹"), (0, "0"), (0.0, "0"), (12345.6, "12\u202f346"), (None, "—"), (float("inf"), "—")],
+    [
+        (0.0314159, "0.0314"),
+        (29394, "29\u202f394"),
+        (-2.5e-9, "−2.50×10⁻⁹"),
+        (0, "0"),
+        (0.0, "0"),
+        (12345.6, "12\u202f346"),
+        (None, "—"),
+        (float("inf"), "—"),
+    ],
 )
 def test_number__rounds_sensibly(value: float | None, expected: str) -> None:
     assert words.number(value) == expected

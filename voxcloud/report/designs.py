@@ -29,19 +29,41 @@ def _section(results: Results, model: str, design: Tree) -> dict[str, Any]:
     columns = [str(c) for c in design.get("columns", [])]
     limit = results.model_settings(model).get("max_variance_ratio")
     return {
-        "model": model, "key": f"model-{model}", "design": design, "groups": group_counts(design), "rank": design.get("rank"),
-        "n": len(design.get("participants", [])), "columns": columns, "deficient": (design.get("rank") or len(columns)) < len(columns),
-        "matrix": design_figure(design) if drawn else None, "basis": basis_figure(time) if time else None,
-        "terms": [(str(t), colour(k)) for k, t in enumerate(time.get("terms", []))], "sentences": [str(s) for s in time.get("sentences", [])],
-        "vif": [(str(c), words.number(v), v is not None and v > HIGH_VIF) for c, v in (design.get("vif") or {}).items()],
-        "time_vif": [(t, words.number(v), words.number((time.get("vif_used") or {}).get(t))) for t, v in (time.get("vif") or {}).items()],
-        "leverage": _leverage(design), "correlation": _correlation(columns, design.get("correlation") or []),
-        "visits": visits_figure(visits, time.get("reference_days", [])), "ratios": _ratios(visits), "limit": limit,
+        "model": model,
+        "key": f"model-{model}",
+        "design": design,
+        "groups": group_counts(design),
+        "rank": design.get("rank"),
+        "n": len(design.get("participants", [])),
+        "columns": columns,
+        "deficient": (design.get("rank") or len(columns)) < len(columns),
+        "matrix": design_figure(design) if drawn else None,
+        "basis": basis_figure(time) if time else None,
+        "terms": [(str(t), colour(k)) for k, t in enumerate(time.get("terms", []))],
+        "sentences": [str(s) for s in time.get("sentences", [])],
+        "vif": [
+            (str(c), words.number(v), v is not None and v > HIGH_VIF) for c, v in (design.get("vif") or {}).items()
+        ],
+        "time_vif": [
+            (t, words.number(v), words.number((time.get("vif_used") or {}).get(t)))
+            for t, v in (time.get("vif") or {}).items()
+        ],
+        "leverage": _leverage(design),
+        "correlation": _correlation(columns, design.get("correlation") or []),
+        "visits": visits_figure(visits, time.get("reference_days", [])),
+        "ratios": _ratios(visits),
+        "limit": limit,
         "accepted": bool(design.get("accepted_unequal_variance")),
-        "contrasts": [(name, words.asked(c, None), c.get("kind", "t"), _weights(columns, c.get("weights", []))) for name, c in design.get("contrasts", {}).items()],
-        "stacks": [(stack, ", ".join(f"{c}: {n}" for c, n in sizes.items())) for stack, sizes in (design.get("stacks") or {}).items()],
+        "contrasts": [
+            (name, words.asked(c, None), c.get("kind", "t"), _weights(columns, c.get("weights", [])))
+            for name, c in design.get("contrasts", {}).items()
+        ],
+        "stacks": [
+            (stack, ", ".join(f"{c}: {n}" for c, n in sizes.items()))
+            for stack, sizes in (design.get("stacks") or {}).items()
+        ],
         "drawn_for": str(design.get("coefficient", "")),
-    }  # fmt: skip
+    }
 
 
 def _leverage(design: Tree) -> dict[str, Any] | None:
@@ -56,17 +78,25 @@ def _leverage(design: Tree) -> dict[str, Any] | None:
     }
 
 
-def _correlation(columns: Sequence[str], matrix: Sequence[Sequence[float | None]]) -> list[tuple[str, list[tuple[str, float]]]]:
+def _correlation(
+    columns: Sequence[str], matrix: Sequence[Sequence[float | None]]
+) -> list[tuple[str, list[tuple[str, float]]]]:
     """Return named rows of printed correlations with their strength for the shading."""
     if len(matrix) != len(columns):
         return []
-    return [(name, [(words.fixed(r), abs(float(r)) if r is not None else 0.0) for r in row]) for name, row in zip(columns, matrix, strict=True)]
+    return [
+        (name, [(words.fixed(r), abs(float(r)) if r is not None else 0.0) for r in row])
+        for name, row in zip(columns, matrix, strict=True)
+    ]
 
 
 def _weights(columns: Sequence[str], weights: Any) -> list[str]:
     rows = weights if weights and isinstance(weights[0], Sequence) else [weights]
     return [
-        ", ".join(f"{words.number(float(w))} × {c}" for c, w in zip(columns, row, strict=False) if abs(float(w)) > 1e-12) for row in rows
+        ", ".join(
+            f"{words.number(float(w))} × {c}" for c, w in zip(columns, row, strict=False) if abs(float(w)) > 1e-12
+        )
+        for row in rows
     ]
 
 
@@ -77,14 +107,25 @@ def _ratios(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     rows = []
     for visit in visits:
-        ratio, factor, out = visit.get("ratio") or {}, visit.get("variance_factor") or {}, visit.get("left_out_of") or {}
+        ratio, factor, out = (
+            visit.get("ratio") or {},
+            visit.get("variance_factor") or {},
+            visit.get("left_out_of") or {},
+        )
         if not out and all(r is not None and r < 1.05 for r in ratio.values()):
             continue
-        rows.append({
-            "person": visit["participant_id"], "n": visit.get("n_visits"), "days": ", ".join(f"{d:g}" for d in visit.get("days", [])),
-            "cells": [(words.number(ratio.get(t)), words.number(factor.get(t)), _heat(ratio.get(t)), t in out) for t in terms],
-            "out": "; ".join(f"{t}: {reason}" for t, reason in out.items()),
-        })  # fmt: skip
+        rows.append(
+            {
+                "person": visit["participant_id"],
+                "n": visit.get("n_visits"),
+                "days": ", ".join(f"{d:g}" for d in visit.get("days", [])),
+                "cells": [
+                    (words.number(ratio.get(t)), words.number(factor.get(t)), _heat(ratio.get(t)), t in out)
+                    for t in terms
+                ],
+                "out": "; ".join(f"{t}: {reason}" for t, reason in out.items()),
+            }
+        )
     return {"terms": terms, "rows": rows, "complete": len(visits) - len(rows)}
 
 

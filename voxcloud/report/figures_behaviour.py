@@ -28,8 +28,24 @@ def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, st
     days = sorted({float(d) for entry in people.values() for d in entry["days"]})
     values = [float(v) for entry in people.values() for v in entry["values"]]
     better = f"{score.get('better', '')} is better".strip()
-    measured = Panel(spread(days, 0.03), spread(values), width=400, height=280, title="Measured, with group medians", x_label="day", y_label=name)
-    fitted = Panel(spread(days, 0.03), spread(values), width=400, height=280, title=f"Fitted curves ({better})", x_label="day", y_label=name)
+    measured = Panel(
+        spread(days, 0.03),
+        spread(values),
+        width=400,
+        height=280,
+        title="Measured, with group medians",
+        x_label="day",
+        y_label=name,
+    )
+    fitted = Panel(
+        spread(days, 0.03),
+        spread(values),
+        width=400,
+        height=280,
+        title=f"Fitted curves ({better})",
+        x_label="day",
+        y_label=name,
+    )
     fine = np.linspace(min(days), max(days), 60)
     for position, group in enumerate(group_order(groups, list(people))):
         own = [p for p in people if groups.get(p, "") == group]
@@ -48,4 +64,6 @@ def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, st
                 panel.line(list(medians), list(medians.values()), colour(position), 2.4, DASHES[position % len(DASHES)])
             for day, median in medians.items():
                 panel.dot(day, median, colour(position), 3.6, f"{group}, day {day:g}: median {median:.4g}", position)
-    return row([measured, fitted], f"Learning curves of {len(people)} participants for {name}, with the median of each group.")
+    return row(
+        [measured, fitted], f"Learning curves of {len(people)} participants for {name}, with the median of each group."
+    )

@@ -80,10 +80,17 @@ def load_background(template_image: str | None) -> Background:
     affine = np.asarray(image.affine, dtype=np.float64)
     corners = np.argwhere(inside) if inside.any() else np.array([[0, 0, 0], np.array(data.shape) - 1])
     low, high = corners.min(axis=0), corners.max(axis=0)
-    box = np.array([[x, y, z, 1] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]) @ affine.T
+    box = (
+        np.array([[x, y, z, 1] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+        @ affine.T
+    )
     margin = 3.0
     return Background(
-        np.clip(data / white, 0, 1), affine, _triple(box[:, :3].min(axis=0) - margin), _triple(box[:, :3].max(axis=0) + margin), name
+        np.clip(data / white, 0, 1),
+        affine,
+        _triple(box[:, :3].min(axis=0) - margin),
+        _triple(box[:, :3].max(axis=0) + margin),
+        name,
     )
 
 
@@ -170,8 +177,18 @@ def glass_brain(found: Found, name: str) -> str:
     colours, low, high = _scale(found)
     image = nib.Nifti1Image(found.volume.astype(np.float32), found.affine)
     plotting.plot_glass_brain(
-        image, display_mode="lyrz", threshold=1e-6, colorbar=True, plot_abs=False, cmap=colours, vmin=low, vmax=high,
-        symmetric_cbar=False, figure=figure, axes=axes, annotate=True,
+        image,
+        display_mode="lyrz",
+        threshold=1e-6,
+        colorbar=True,
+        plot_abs=False,
+        cmap=colours,
+        vmin=low,
+        vmax=high,
+        symmetric_cbar=False,
+        figure=figure,
+        axes=axes,
+        annotate=True,
     )
     figure.axes[-1].set_xlabel(name, fontsize=9, color=INK, labelpad=3)
     return _data_uri(figure, 100)
@@ -196,13 +213,25 @@ def slices(found: Found, clusters: Sequence[Any], background: Background, name: 
             box = (left / 7.6, bottom / total, widths[axis] * inch / 7.6, heights[axis] * inch / total)
             _slice(figure.add_axes(box), axis, at, found, background, colours, (low, high))
             left += widths[axis] * inch + 0.04
-        figure.text(0.004, (total - row * row_height - 0.16) / total, f"Cluster {row + 1}: {coordinates(peak)}", fontsize=8.5, color=INK)
+        figure.text(
+            0.004,
+            (total - row * row_height - 0.16) / total,
+            f"Cluster {row + 1}: {coordinates(peak)}",
+            fontsize=8.5,
+            color=INK,
+        )
     _colour_bar(figure, colours, low, high, name, total)
     return _data_uri(figure, 110)
 
 
 def _slice(
-    axes: Any, axis: int, at: tuple[float, float, float], found: Found, background: Background, colours: Any, limits: tuple[float, float]
+    axes: Any,
+    axis: int,
+    at: tuple[float, float, float],
+    found: Found,
+    background: Background,
+    colours: Any,
+    limits: tuple[float, float],
 ) -> None:
     """Draw one plane: anatomy by linear interpolation, the statistic voxel by voxel as it was tested."""
     across, up = [(1, 2), (0, 2), (0, 1)][axis]
@@ -215,13 +244,26 @@ def _slice(
     # Outside the head the page stays white, also in print.
     grey = np.where(anatomy > 0.03, 0.12 + 0.8 * anatomy, 1.0)
     extent = (a[0], a[-1], b[0], b[-1])
-    axes.imshow(grey, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent, aspect="auto", interpolation="bilinear")
+    axes.imshow(
+        grey, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent, aspect="auto", interpolation="bilinear"
+    )
     shown = np.ma.masked_where(overlay == 0, overlay)
-    axes.imshow(shown, cmap=colours, vmin=limits[0], vmax=limits[1], origin="lower", extent=extent, aspect="auto", interpolation="nearest")
+    axes.imshow(
+        shown,
+        cmap=colours,
+        vmin=limits[0],
+        vmax=limits[1],
+        origin="lower",
+        extent=extent,
+        aspect="auto",
+        interpolation="nearest",
+    )
     for line, place in ((axes.axvline, at[across]), (axes.axhline, at[up])):
         line(place, color="#00695c", linewidth=0.5, alpha=0.8)
     axes.set_axis_off()
-    axes.text(0.02, 0.02, f"{'xyz'[axis]} = {at[axis]:g}".replace("-", "−"), transform=axes.transAxes, fontsize=7.5, color=INK)
+    axes.text(
+        0.02, 0.02, f"{'xyz'[axis]} = {at[axis]:g}".replace("-", "−"), transform=axes.transAxes, fontsize=7.5, color=INK
+    )
     if axis:
         axes.text(0.01, 0.9, "L", transform=axes.transAxes, fontsize=8, color=INK)
         axes.text(0.99, 0.9, "R", transform=axes.transAxes, fontsize=8, color=INK, ha="right")
@@ -253,8 +295,15 @@ def viewer(found: Found, title: str) -> str:
 
     image = nib.Nifti1Image(found.volume.astype(np.float32), found.affine)
     made = plotting.view_img(
-        image, bg_img=load_mni152_template(resolution=3), threshold=1e-6, cmap=_colours(True), symmetric_cmap=True, black_bg=False,
-        colorbar=True, title=title, width_view=640,
+        image,
+        bg_img=load_mni152_template(resolution=3),
+        threshold=1e-6,
+        cmap=_colours(True),
+        symmetric_cmap=True,
+        black_bg=False,
+        colorbar=True,
+        title=title,
+        width_view=640,
     )
     page: str = made.get_standalone()
     # The only thing that nilearn's page would fetch is its icon.

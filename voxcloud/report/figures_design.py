@@ -30,7 +30,7 @@ def _picture(values: Floats, colours: str = "gray", low: float = 0.0, high: floa
 
 
 def grey_levels(matrix: Floats) -> Floats:
-    """Scale each column to 0..1 as SPM draws a design: its smallest value black, its largest white, a constant one white."""
+    """Scale each column to 0..1 as SPM draws a design: smallest value black, largest white, a constant one white."""
     low, high = matrix.min(axis=0), matrix.max(axis=0)
     span = np.where(high > low, high - low, 1.0)
     return np.asarray(np.where(high > low, (matrix - low) / span, 1.0))
@@ -51,30 +51,43 @@ def design_figure(design: Mapping[str, Any]) -> str:
     height = row_height * len(people)
     width = cell * len(columns)
     parts = [
-        f'<image href="{_picture(levels)}" x="{left}" y="{top}" width="{width}" height="{height:.1f}" preserveAspectRatio="none" '
+        f'<image href="{_picture(levels)}" x="{left}" y="{top}" width="{width}" height="{height:.1f}" '
+        'preserveAspectRatio="none" '
         'style="image-rendering:pixelated"/>',
         f'<rect x="{left}" y="{top}" width="{width}" height="{height:.1f}" fill="none" stroke="{INK}"/>',
     ]
     for k, name in enumerate(columns):
         x = left + cell * (k + 0.5)
-        parts.append(f'<text transform="translate({x:.1f} {top - 6:.1f}) rotate(-38)" font-size="11">{html.escape(_short(name, 30))}</text>')
+        parts.append(
+            f'<text transform="translate({x:.1f} {top - 6:.1f}) rotate(-38)" '
+            f'font-size="11">{html.escape(_short(name, 30))}</text>'
+        )
         if k:
             parts.append(f'<path d="M{left + cell * k} {top}v{height:.1f}" stroke="{FAINT}" stroke-width="0.6"/>')
     start = 0
     for position, group in enumerate(order_of):
         n = sum(groups.get(p, "") == group for p in people)
         y = top + row_height * start
-        parts.append(f'<rect x="{left - 12}" y="{y:.1f}" width="7" height="{row_height * n - 1:.1f}" fill="{colour(position)}"/>')
+        parts.append(
+            f'<rect x="{left - 12}" y="{y:.1f}" width="7" height="{row_height * n - 1:.1f}" fill="{colour(position)}"/>'
+        )
         words = f"{_short(group, 22)} (n = {n})" if group else f"n = {n}"
-        parts.append(f'<text x="{left - 38}" y="{y + row_height * n / 2 + 4:.1f}" text-anchor="end" font-size="11">{html.escape(words)}</text>')
+        parts.append(
+            f'<text x="{left - 38}" y="{y + row_height * n / 2 + 4:.1f}" text-anchor="end" '
+            f'font-size="11">{html.escape(words)}</text>'
+        )
         start += n
     if len(people) <= ROW_LABELS:
         size = min(10.0, row_height * 0.85)
         parts += [
-            f'<text x="{left - 15}" y="{top + row_height * (k + 0.5) + size / 3:.1f}" text-anchor="end" font-size="{size:.1f}">{html.escape(_short(people[i], 4))}</text>'
+            f'<text x="{left - 15}" y="{top + row_height * (k + 0.5) + size / 3:.1f}" text-anchor="end" '
+            f'font-size="{size:.1f}">{html.escape(_short(people[i], 4))}</text>'
             for k, i in enumerate(order)
         ]
-    alt = f"Design matrix: {len(people)} participants by {len(columns)} columns ({', '.join(columns)}), each column from its smallest value (black) to its largest (white)."
+    alt = (
+        f"Design matrix: {len(people)} participants by {len(columns)} columns ({', '.join(columns)}), each column "
+        "from its smallest value (black) to its largest (white)."
+    )
     return figure("".join(parts), left + width + 90, top + height + 8, alt)
 
 
@@ -89,10 +102,16 @@ def basis_figure(time: Mapping[str, Any]) -> str | None:
     days = np.asarray(time["reference_days"], dtype=np.float64)
     values = np.asarray(time["matrix"], dtype=np.float64)
     terms = [str(t) for t in time["terms"]]
-    values = values[:, values.shape[1] - len(terms):]
+    values = values[:, values.shape[1] - len(terms) :]
     panel = Panel(
-        spread([float(d) for d in days], 0.03), spread([*values.ravel().tolist(), 0.0]), width=430, height=250, x_label="day",
-        y_label=f"term (time in units of {time.get('scale_days', 1):g} days)", x_ticks=days.tolist(), title="Time basis",
+        spread([float(d) for d in days], 0.03),
+        spread([*values.ravel().tolist(), 0.0]),
+        width=430,
+        height=250,
+        x_label="day",
+        y_label=f"term (time in units of {time.get('scale_days', 1):g} days)",
+        x_ticks=days.tolist(),
+        title="Time basis",
     )
     panel.line(list(panel.x), [0, 0], FAINT, 1)
     for k, term in enumerate(terms):
@@ -120,23 +139,50 @@ def visits_figure(visits: Sequence[Mapping[str, Any]], reference_days: Sequence[
     height = max(90, 13 * len(visits) + 60)
     days = [float(d) for v in visits for d in v.get("days", ())]
     panel = Panel(
-        spread([*days, *reference_days], 0.04), (len(visits) - 0.5, -0.5), width=430, height=height, x_label="day",
-        x_ticks=list(reference_days) or None, title="Visits that enter, by participant", left=70,
+        spread([*days, *reference_days], 0.04),
+        (len(visits) - 0.5, -0.5),
+        width=430,
+        height=height,
+        x_label="day",
+        x_ticks=list(reference_days) or None,
+        title="Visits that enter, by participant",
+        left=70,
     )
-    panel.parts.append("".join(f'<path d="M{panel.px(d):.1f} {panel.top}V{panel.height - panel.bottom}" stroke="{FAINT}"/>' for d in reference_days))
+    panel.parts.append(
+        "".join(
+            f'<path d="M{panel.px(d):.1f} {panel.top}V{panel.height - panel.bottom}" stroke="{FAINT}"/>'
+            for d in reference_days
+        )
+    )
     for k, visit in enumerate(visits):
         out = bool(visit.get("left_out_of"))
         panel.parts.append(
-            f'<text x="{panel.left - 6}" y="{panel.py(k) + 4:.1f}" text-anchor="end" font-size="10">{html.escape(_short(str(visit["participant_id"]), 9))}</text>'
+            f'<text x="{panel.left - 6}" y="{panel.py(k) + 4:.1f}" text-anchor="end" '
+            f'font-size="10">{html.escape(_short(str(visit["participant_id"]), 9))}</text>'
         )
         for day in visit.get("days", ()):
-            panel.dot(float(day), k, "#D55E00" if out else "#0072B2", 3.2, f"participant {visit['participant_id']}, day {day:g}", 1 if out else 0, out)
-    return _without_y_axis(panel, f"Visits of {len(visits)} participants over days; orange squares: participant leaves a coefficient.")
+            panel.dot(
+                float(day),
+                k,
+                "#D55E00" if out else "#0072B2",
+                3.2,
+                f"participant {visit['participant_id']}, day {day:g}",
+                1 if out else 0,
+                out,
+            )
+    return _without_y_axis(
+        panel, f"Visits of {len(visits)} participants over days; orange squares: participant leaves a coefficient."
+    )
 
 
 def _without_y_axis(panel: Panel, alt: str) -> str:
     bottom = panel.height - panel.bottom
-    head = f'<path d="M{panel.left} {bottom}H{panel.width - panel.right}" stroke="{INK}"/>' + "".join(panel._x_axis(bottom))
-    label = f'<text x="{(panel.left + panel.width) / 2:.0f}" y="{panel.height - 6}" text-anchor="middle" font-size="12">{panel.x_label}</text>'
+    head = f'<path d="M{panel.left} {bottom}H{panel.width - panel.right}" stroke="{INK}"/>' + "".join(
+        panel._x_axis(bottom)
+    )
+    label = (
+        f'<text x="{(panel.left + panel.width) / 2:.0f}" y="{panel.height - 6}" text-anchor="middle" '
+        f'font-size="12">{panel.x_label}</text>'
+    )
     title = f'<text x="{panel.left}" y="15" font-size="12" font-weight="600">{html.escape(panel.title)}</text>'
     return figure(head + label + title + "".join(panel.parts), panel.width, panel.height, alt)

@@ -52,12 +52,21 @@ def _from_first(lines: Mapping[str, Sequence[Sequence[float]]], first_day: float
 
 
 def _time_panel(
-    lines: Mapping[str, Sequence[Sequence[float]]], groups: Mapping[str, str], reference: Sequence[float], title: str, units: str
+    lines: Mapping[str, Sequence[Sequence[float]]],
+    groups: Mapping[str, str],
+    reference: Sequence[float],
+    title: str,
+    units: str,
 ) -> Panel:
     points = [(float(d), float(v)) for visits in lines.values() for d, v in visits]
     panel = Panel(
-        spread([d for d, _ in points] + list(reference), 0.03), spread([v for _, v in points]), width=370,
-        title=title, x_label="day", y_label=units, x_ticks=list(reference),
+        spread([d for d, _ in points] + list(reference), 0.03),
+        spread([v for _, v in points]),
+        width=370,
+        title=title,
+        x_label="day",
+        y_label=units,
+        x_ticks=list(reference),
     )
     people = list(lines)
     for position, group in enumerate(group_order(groups, people)):
@@ -80,13 +89,21 @@ def _mean_line(panel: Panel, visits: Mapping[float, Sequence[tuple[float, float]
         panel.dot(day, mean, ink, 3.6, f"{group}, day {reference:g}: mean {mean:.4g}, n = {len(seen)}", position)
 
 
-def coefficient_panel(values: Mapping[str, float], groups: Mapping[str, str], units: str, largest: str = "", width: int = 250) -> Panel:
+def coefficient_panel(
+    values: Mapping[str, float], groups: Mapping[str, str], units: str, largest: str = "", width: int = 250
+) -> Panel:
     """Draw every participant's coefficient by group, with mean and 95 % interval."""
     people = [p for p in values if np.isfinite(values[p])]
     order = group_order(groups, people)
     panel = Panel(
-        (-0.6, len(order) - 0.4), spread([*(values[p] for p in people), 0.0]), width=width, title="Coefficient per participant",
-        y_label=units, x_ticks=range(len(order)), x_tick_labels=[str(i + 1) for i in range(len(order))], x_label="group (numbers as in the key)",
+        (-0.6, len(order) - 0.4),
+        spread([*(values[p] for p in people), 0.0]),
+        width=width,
+        title="Coefficient per participant",
+        y_label=units,
+        x_ticks=range(len(order)),
+        x_tick_labels=[str(i + 1) for i in range(len(order))],
+        x_label="group (numbers as in the key)",
     )
     panel.line(list(panel.x), [0, 0], INK, 0.8, "3 3")
     for position, group in enumerate(order):
@@ -94,7 +111,15 @@ def coefficient_panel(values: Mapping[str, float], groups: Mapping[str, str], un
         for rank, person in enumerate(own):
             # A fixed zigzag instead of chance: the same results draw the same figure.
             x = position + 0.22 * ((rank * 0.618034) % 1 - 0.5) - 0.1
-            panel.dot(x, values[person], colour(position), 2.6, f"participant {person}: {values[person]:.4g}", position, hollow=person != largest)
+            panel.dot(
+                x,
+                values[person],
+                colour(position),
+                2.6,
+                f"participant {person}: {values[person]:.4g}",
+                position,
+                hollow=person != largest,
+            )
             if person == largest:
                 panel.text(x - 0.06, values[person], person, "end", 10)
         mean, low, high = mean_interval([values[p] for p in own])
@@ -104,11 +129,20 @@ def coefficient_panel(values: Mapping[str, float], groups: Mapping[str, str], un
     return panel
 
 
-def score_panel(values: Mapping[str, float], scores: Mapping[str, float], groups: Mapping[str, str], name: str, units: str) -> Panel:
+def score_panel(
+    values: Mapping[str, float], scores: Mapping[str, float], groups: Mapping[str, str], name: str, units: str
+) -> Panel:
     """Draw coefficients against a score with the least-squares line of these points."""
     people = [p for p in values if p in scores and np.isfinite(values[p]) and np.isfinite(scores[p])]
     x, y = np.array([scores[p] for p in people]), np.array([values[p] for p in people])
-    panel = Panel(spread([float(v) for v in x]), spread([float(v) for v in y]), width=330, title=f"Coefficient against {name}", x_label=name, y_label=units)
+    panel = Panel(
+        spread([float(v) for v in x]),
+        spread([float(v) for v in y]),
+        width=330,
+        title=f"Coefficient against {name}",
+        x_label=name,
+        y_label=units,
+    )
     order = group_order(groups, people)
     if len(people) >= 3 and float(x.std()) > 0:
         slope, intercept = np.polyfit(x, y, 1)
@@ -116,12 +150,22 @@ def score_panel(values: Mapping[str, float], scores: Mapping[str, float], groups
         panel.line(ends, [float(slope * e + intercept) for e in ends], INK, 1.4)
     for person, a, b in zip(people, x, y, strict=True):
         position = order.index(str(groups.get(person, "")))
-        panel.dot(float(a), float(b), colour(position), 3.4, f"participant {person}: {name} {a:.4g}, coefficient {b:.4g}", position)
+        panel.dot(
+            float(a),
+            float(b),
+            colour(position),
+            3.4,
+            f"participant {person}: {name} {a:.4g}, coefficient {b:.4g}",
+            position,
+        )
     return panel
 
 
 def cluster_figure(
-    cluster: Mapping[str, Any], result: Mapping[str, Any], reference_days: Sequence[float], score: tuple[str, Mapping[str, float]] | None
+    cluster: Mapping[str, Any],
+    result: Mapping[str, Any],
+    reference_days: Sequence[float],
+    score: tuple[str, Mapping[str, float]] | None,
 ) -> tuple[str, list[tuple[str, int]]] | None:
     """Return the figure of one cluster and its groups with their numbers of participants; None without values."""
     values = {str(p): float(v) for p, v in (cluster.get("values") or {}).items()}
@@ -130,7 +174,11 @@ def cluster_figure(
     groups = {str(p): str(g) for p, g in (cluster.get("groups") or {}).items()}
     map_units, units = _units(result)
     panels = []
-    lines = {str(p): [[float(d), float(v)] for d, v in visits] for p, visits in (cluster.get("trajectories") or {}).items() if visits}
+    lines = {
+        str(p): [[float(d), float(v)] for d, v in visits]
+        for p, visits in (cluster.get("trajectories") or {}).items()
+        if visits
+    }
     lines = {p: lines[p] for p in values if p in lines}
     if lines:
         days = list(reference_days) or sorted({round(d) for visits in lines.values() for d, _ in visits})
@@ -139,10 +187,19 @@ def cluster_figure(
         if change:
             panels.append(_time_panel(change, groups, days, f"Change since day {days[0]:g}", map_units))
     largest = str((cluster.get("influence") or {}).get("largest_participant", ""))
-    panels.append(score_panel(values, score[1], groups, score[0], units) if score else coefficient_panel(values, groups, units, largest))
+    panels.append(
+        score_panel(values, score[1], groups, score[0], units)
+        if score
+        else coefficient_panel(values, groups, units, largest)
+    )
     order = group_order(groups, list(values))
     sizes = [(g, sum(str(groups.get(p, "")) == g for p in values)) for g in order]
-    alt = f"{len(panels)} panels for the cluster: " + "; ".join(p.title for p in panels) + ". Groups: " + ", ".join(f"{g or 'all'} (n = {n})" for g, n in sizes)
+    alt = (
+        f"{len(panels)} panels for the cluster: "
+        + "; ".join(p.title for p in panels)
+        + ". Groups: "
+        + ", ".join(f"{g or 'all'} (n = {n})" for g, n in sizes)
+    )
     return row(panels, alt), sizes
 
 

@@ -19,24 +19,88 @@ class Reference:
 
 
 REFERENCES = {
-    "friston1994": Reference("Friston KJ, Worsley KJ, Frackowiak RSJ, Mazziotta JC, Evans AC. Assessing the significance of focal activations using their spatial extent. Hum Brain Mapp 1994;1:210–220.", "10.1002/hbm.460010306"),
-    "worsley1996": Reference("Worsley KJ, Marrett S, Neelin P, Vandal AC, Friston KJ, Evans AC. A unified statistical approach for determining significant signals in images of cerebral activation. Hum Brain Mapp 1996;4:58–73.", "10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O"),
-    "kiebel1999": Reference("Kiebel SJ, Poline JB, Friston KJ, Holmes AP, Worsley KJ. Robust smoothness estimation in statistical parametric maps using standardized residuals from the general linear model. NeuroImage 1999;10:756–766.", "10.1006/nimg.1999.0508"),
-    "friston2002": Reference("Friston KJ, Glaser DE, Henson RNA, Kiebel S, Phillips C, Ashburner J. Classical and Bayesian inference in neuroimaging: applications. NeuroImage 2002;16:484–512.", "10.1006/nimg.2002.1091"),
-    "hayasaka2004": Reference("Hayasaka S, Phan KL, Liberzon I, Worsley KJ, Nichols TE. Nonstationary cluster-size inference with random field and permutation methods. NeuroImage 2004;22:676–687.", "10.1016/j.neuroimage.2004.01.041"),
-    "chumbley2009": Reference("Chumbley JR, Friston KJ. False discovery rate revisited: FDR and topological inference using Gaussian random fields. NeuroImage 2009;44:62–70.", "10.1016/j.neuroimage.2008.05.021"),
-    "eklund2016": Reference("Eklund A, Nichols TE, Knutsson H. Cluster failure: why fMRI inferences for spatial extent have inflated false-positive rates. Proc Natl Acad Sci USA 2016;113:7900–7905.", "10.1073/pnas.1602413113"),
-    "holm1979": Reference("Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65–70. https://www.jstor.org/stable/4615733"),
-    "freedman1983": Reference("Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ Stat 1983;1:292–298.", "10.1080/07350015.1983.10509354"),
-    "winkler2014": Reference("Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the general linear model. NeuroImage 2014;92:381–397.", "10.1016/j.neuroimage.2014.01.060"),
-    "kriegeskorte2009": Reference("Kriegeskorte N, Simmons WK, Bellgowan PSF, Baker CI. Circular analysis in systems neuroscience: the dangers of double dipping. Nat Neurosci 2009;12:535–540.", "10.1038/nn.2303"),
-    "esterman2010": Reference("Esterman M, Tamber-Rosenau BJ, Chiu YC, Yantis S. Avoiding non-independence in fMRI data analysis: leave one subject out. NeuroImage 2010;50:572–576.", "10.1016/j.neuroimage.2009.10.092"),
-    "armitage1969": Reference("Armitage P, McPherson CK, Rowe BC. Repeated significance tests on accumulating data. J R Stat Soc A 1969;132:235–244.", "10.2307/2343787"),
-    "wilcoxon1945": Reference("Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bull 1945;1:80–83.", "10.2307/3001968"),
-    "abraham2014": Reference("Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with scikit-learn. Front Neuroinform 2014;8:14.", "10.3389/fninf.2014.00014"),
-    "harris2020": Reference("Harris CR, Millman KJ, van der Walt SJ, et al. Array programming with NumPy. Nature 2020;585:357–362.", "10.1038/s41586-020-2649-2"),
-    "virtanen2020": Reference("Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for scientific computing in Python. Nat Methods 2020;17:261–272.", "10.1038/s41592-019-0686-2"),
-}  # fmt: skip
+    "friston1994": Reference(
+        "Friston KJ, Worsley KJ, Frackowiak RSJ, Mazziotta JC, Evans AC. Assessing the significance of focal "
+        "activations using their spatial extent. Hum Brain Mapp 1994;1:210–220.",
+        "10.1002/hbm.460010306",
+    ),
+    "worsley1996": Reference(
+        "Worsley KJ, Marrett S, Neelin P, Vandal AC, Friston KJ, Evans AC. A unified statistical approach for "
+        "determining significant signals in images of cerebral activation. Hum Brain Mapp 1996;4:58–73.",
+        "10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O",
+    ),
+    "kiebel1999": Reference(
+        "Kiebel SJ, Poline JB, Friston KJ, Holmes AP, Worsley KJ. Robust smoothness estimation in statistical "
+        "parametric maps using standardized residuals from the general linear model. NeuroImage 1999;10:756–766.",
+        "10.1006/nimg.1999.0508",
+    ),
+    "friston2002": Reference(
+        "Friston KJ, Glaser DE, Henson RNA, Kiebel S, Phillips C, Ashburner J. Classical and Bayesian inference in "
+        "neuroimaging: applications. NeuroImage 2002;16:484–512.",
+        "10.1006/nimg.2002.1091",
+    ),
+    "hayasaka2004": Reference(
+        "Hayasaka S, Phan KL, Liberzon I, Worsley KJ, Nichols TE. Nonstationary cluster-size inference with random "
+        "field and permutation methods. NeuroImage 2004;22:676–687.",
+        "10.1016/j.neuroimage.2004.01.041",
+    ),
+    "chumbley2009": Reference(
+        "Chumbley JR, Friston KJ. False discovery rate revisited: FDR and topological inference using Gaussian random "
+        "fields. NeuroImage 2009;44:62–70.",
+        "10.1016/j.neuroimage.2008.05.021",
+    ),
+    "eklund2016": Reference(
+        "Eklund A, Nichols TE, Knutsson H. Cluster failure: why fMRI inferences for spatial extent have inflated "
+        "false-positive rates. Proc Natl Acad Sci USA 2016;113:7900–7905.",
+        "10.1073/pnas.1602413113",
+    ),
+    "holm1979": Reference(
+        "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65–70. "
+        "https://www.jstor.org/stable/4615733"
+    ),
+    "freedman1983": Reference(
+        "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ Stat "
+        "1983;1:292–298.",
+        "10.1080/07350015.1983.10509354",
+    ),
+    "winkler2014": Reference(
+        "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the general linear "
+        "model. NeuroImage 2014;92:381–397.",
+        "10.1016/j.neuroimage.2014.01.060",
+    ),
+    "kriegeskorte2009": Reference(
+        "Kriegeskorte N, Simmons WK, Bellgowan PSF, Baker CI. Circular analysis in systems neuroscience: the dangers "
+        "of double dipping. Nat Neurosci 2009;12:535–540.",
+        "10.1038/nn.2303",
+    ),
+    "esterman2010": Reference(
+        "Esterman M, Tamber-Rosenau BJ, Chiu YC, Yantis S. Avoiding non-independence in fMRI data analysis: leave one "
+        "subject out. NeuroImage 2010;50:572–576.",
+        "10.1016/j.neuroimage.2009.10.092",
+    ),
+    "armitage1969": Reference(
+        "Armitage P, McPherson CK, Rowe BC. Repeated significance tests on accumulating data. J R Stat Soc A "
+        "1969;132:235–244.",
+        "10.2307/2343787",
+    ),
+    "wilcoxon1945": Reference(
+        "Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bull 1945;1:80–83.", "10.2307/3001968"
+    ),
+    "abraham2014": Reference(
+        "Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with scikit-learn. Front "
+        "Neuroinform 2014;8:14.",
+        "10.3389/fninf.2014.00014",
+    ),
+    "harris2020": Reference(
+        "Harris CR, Millman KJ, van der Walt SJ, et al. Array programming with NumPy. Nature 2020;585:357–362.",
+        "10.1038/s41586-020-2649-2",
+    ),
+    "virtanen2020": Reference(
+        "Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for scientific computing in "
+        "Python. Nat Methods 2020;17:261–272.",
+        "10.1038/s41592-019-0686-2",
+    ),
+}
 
 
 @dataclass
@@ -61,9 +125,7 @@ class Methods:
     @property
     def plain(self) -> str:
         """The whole text, ready to paste."""
-        lines = [
-            f"{n}. {r.text}" + (f" doi:{r.doi}" if r.doi else "") for n, r in enumerate(self.references, 1)
-        ]
+        lines = [f"{n}. {r.text}" + (f" doi:{r.doi}" if r.doi else "") for n, r in enumerate(self.references, 1)]
         return "\n\n".join([*self.paragraphs, "References\n" + "\n".join(lines)])
 
 
@@ -88,11 +150,20 @@ def write_methods(results: Results) -> Methods:
 def _data(results: Results) -> str:
     cohort = results.cohort
     stacks = cohort.get("stacks", [])
-    text = f"The study {results.name} analysed {words.count(cohort.get('images_n', 0), 'image')} of {words.count(cohort.get('participants_n', 0), 'participant')}"
+    text = (
+        f"The study {results.name} analysed {words.count(cohort.get('images_n', 0), 'image')} of "
+        f"{words.count(cohort.get('participants_n', 0), 'participant')}"
+    )
     if stacks:
-        named = [f"{words.stack_words(s)} ({s.get('units', '')}; {words.count(s.get('images', 0), 'image')})" for s in stacks]
+        named = [
+            f"{words.stack_words(s)} ({s.get('units', '')}; {words.count(s.get('images', 0), 'image')})" for s in stacks
+        ]
         text += ": " + words.listed(named, 20)
-    text += ". Grey and white matter of a map were analysed apart." if len({s.get("label") for s in stacks} - {""}) > 1 else "."
+    text += (
+        ". Grey and white matter of a map were analysed apart."
+        if len({s.get("label") for s in stacks} - {""}) > 1
+        else "."
+    )
     zooms = {tuple(round(float(v), 3) for v in c.tree.get("voxel_mm", ())) for c in results.comparisons} - {()}
     if len(zooms) == 1:
         text += f" Voxels measured {' × '.join(f'{v:g}' for v in zooms.pop())} mm."
@@ -104,21 +175,33 @@ def _model(methods: Methods, results: Results, model: str) -> str:
     estimator = str(design.get("estimator", ""))
     people = design.get("participants", [])
     first = {
-        "two-stage": "For each participant and voxel, the time terms were fitted to that participant's visits by ordinary least squares; "
+        "two-stage": "For each participant and voxel, the time terms were fitted to that participant's visits by "
+        "ordinary least squares; "
         "the coefficients were then compared between participants in a general linear model.",
-        "paired": "For each participant, the difference of the two days (second minus first) entered a general linear model.",
+        "paired": "For each participant, the difference of the two days (second minus first) entered a general "
+        "linear model.",
     }.get(estimator, "One image per participant entered a general linear model.")
     text = f"Model {model} (n = {len(people)}{_groups(design)}). {first} "
     text += " ".join(str(s) for s in (design.get("time") or {}).get("sentences", []))
-    text += f" The group model was {design.get('formula', '1')} ({words.listed([str(c) for c in design.get('columns', [])], 30)}; rank {design.get('rank', words.NONE)}); "
+    text += (
+        f" The group model was {design.get('formula', '1')} "
+        f"({words.listed([str(c) for c in design.get('columns', [])], 30)}; rank "
+        f"{design.get('rank', words.NONE)}); "
+    )
     text += "numeric covariates were centred over the participants fitted."
     if estimator == "two-stage":
         text += _missing(results.model_settings(model), design)
     if design.get("weights") == "precision":
         text += " Participants were weighted by the precision of their coefficient."
     if design.get("variance") == "unequal":
-        text += f" Variances were allowed to differ between groups: one covariance for the whole mask, estimated by restricted maximum likelihood {methods.cite('friston2002')}."
-    tests = [f"{name} ({words.asked({'test': c['test'], 'kind': c.get('kind', 't')}, None)})" for name, c in design.get("contrasts", {}).items()]
+        text += (
+            " Variances were allowed to differ between groups: one covariance for the whole mask, estimated by "
+            f"restricted maximum likelihood {methods.cite('friston2002')}."
+        )
+    tests = [
+        f"{name} ({words.asked({'test': c['test'], 'kind': c.get('kind', 't')}, None)})"
+        for name, c in design.get("contrasts", {}).items()
+    ]
     text += f" Contrasts: {words.listed(tests, 30)}." if tests else ""
     return " ".join([text, *(str(s) for s in design.get("sentences", []))]).replace("  ", " ")
 
@@ -138,9 +221,16 @@ def _missing(settings: Mapping[str, Any], design: Tree) -> str:
     if settings.get("min_visits"):
         text += f" Participants with fewer than {settings['min_visits']} visits were left out."
     if design.get("accepted_unequal_variance"):
-        return text + " Participants whose missing visits inflate the variance of a coefficient beyond the limit were kept, on request, in a plain unweighted fit."
+        return (
+            text
+            + " Participants whose missing visits inflate the variance of a coefficient beyond the limit were kept, "
+            "on request, in a plain unweighted fit."
+        )
     if limit and design.get("weights") != "precision":
-        text += f" A participant whose missing visits raised the variance of a coefficient to more than {limit:g} times that of the complete design left that coefficient"
+        text += (
+            f" A participant whose missing visits raised the variance of a coefficient to more than {limit:g} "
+            "times that of the complete design left that coefficient"
+        )
         text += f" ({words.listed(left)})." if left else " (nobody did)."
     return text
 
@@ -148,7 +238,10 @@ def _missing(settings: Mapping[str, Any], design: Tree) -> str:
 def _settings(tree: Tree) -> dict[str, Any]:
     first = tree["searches"][0] if tree["searches"] else {}
     found = {k: first.get(k) for k in ("cluster_forming_p", "min_extent", "alpha")}
-    return {**found, **{k: v for k, v in (tree.get("inference") or {}).items() if k in (*found, "method", "permutations", "seed")}}
+    return {
+        **found,
+        **{k: v for k, v in (tree.get("inference") or {}).items() if k in (*found, "method", "permutations", "seed")},
+    }
 
 
 def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
@@ -166,10 +259,16 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
         )
     else:
         text += (
-            f"Cluster p values were corrected for the family-wise error by random field theory {methods.cite('friston1994', 'worsley1996')}, with the formulas of SPM12, "
-            f"smoothness being estimated from standardised residuals within the analysis mask {methods.cite('kiebel1999')}; cluster-forming thresholds above .001 are known to be liberal {methods.cite('eklund2016')}; "
+            "Cluster p values were corrected for the family-wise error by random field theory "
+            f"{methods.cite('friston1994', 'worsley1996')}, with the formulas of SPM12, "
+            "smoothness being estimated from standardised residuals within the analysis mask "
+            f"{methods.cite('kiebel1999')}; cluster-forming thresholds above .001 are known to be liberal "
+            f"{methods.cite('eklund2016')}; "
         )
-    text += f"a cluster was called significant at p(FWE) < {settings['alpha']:g}. False discovery rates are topological {methods.cite('chumbley2009')}."
+    text += (
+        f"a cluster was called significant at p(FWE) < {settings['alpha']:g}. False discovery rates are "
+        f"topological {methods.cite('chumbley2009')}."
+    )
     if any(("moothness" in w and "neven" in w) or "uneven" in w for t in trees for w in t.get("warnings", [])):
         text += f" These p values assume even smoothness, which some maps lack {methods.cite('hayasaka2004')}."
     return text
@@ -179,27 +278,45 @@ def _multiplicity(methods: Methods, results: Results) -> str:
     summary = results.summary
     n = summary.get("searches_run", len(list(results.searches())))
     expected = summary.get("expected_false_positives")
-    text = f"{words.count(int(n), 'search', 'searches')} (model, map, tissue, coefficient, contrast, direction and volume) were run"
-    text += f"; without any effect {words.number(expected, 2)} of them would be expected to find something." if expected is not None else "."
-    text += f" p(family) is the Bonferroni adjustment of p(FWE) over the {words.number(results.family_size)} searches of the family; searches were also adjusted by Holm's method {methods.cite('holm1979')}."
+    text = (
+        f"{words.count(int(n), 'search', 'searches')} (model, map, tissue, coefficient, contrast, direction and "
+        "volume) were run"
+    )
+    text += (
+        f"; without any effect {words.number(expected, 2)} of them would be expected to find something."
+        if expected is not None
+        else "."
+    )
+    text += (
+        f" p(family) is the Bonferroni adjustment of p(FWE) over the {words.number(results.family_size)} searches "
+        f"of the family; searches were also adjusted by Holm's method {methods.cite('holm1979')}."
+    )
     if summary.get("analysis") == "interim":
-        text += f" This was interim look {summary.get('look') or 1}; p values are not corrected for repeated looks, which raise the rate of false positives {methods.cite('armitage1969')}."
+        text += (
+            f" This was interim look {summary.get('look') or 1}; p values are not corrected for repeated looks, "
+            f"which raise the rate of false positives {methods.cite('armitage1969')}."
+        )
     return text
 
 
 def _people(methods: Methods, results: Results) -> str:
     return (
-        "For each cluster the contrast of its mean was tested over participants with the same design. As the voxels were selected by "
-        f"the same data, these values are descriptive {methods.cite('kriegeskorte2009')}; beside them stands the value for clusters found again without the participant in question "
-        f"{methods.cite('esterman2010')}. Every cluster was found again with each participant left out; it is flagged where one participant moves p(FWE) across the level."
+        "For each cluster the contrast of its mean was tested over participants with the same design. As the voxels "
+        "were selected by "
+        f"the same data, these values are descriptive {methods.cite('kriegeskorte2009')}; beside them stands the "
+        "value for clusters found again without the participant in question "
+        f"{methods.cite('esterman2010')}. Every cluster was found again with each participant left out; it is flagged "
+        "where one participant moves p(FWE) across the level."
     )
 
 
 def _behaviour(methods: Methods, behaviour: Tree) -> str:
     names = words.listed(list(behaviour.get("scores", {})))
     return (
-        f"Learning curves y(t) = α − δ exp(−γ t) were fitted to {names} of each participant; implausible fits are flagged and were not used. "
-        f"Improvement, signed so that larger is better, was tested with Wilcoxon's signed-rank test, exact p {methods.cite('wilcoxon1945')}."
+        f"Learning curves y(t) = α − δ exp(−γ t) were fitted to {names} of each participant; implausible fits are "
+        "flagged and were not used. "
+        "Improvement, signed so that larger is better, was tested with Wilcoxon's signed-rank test, exact p "
+        f"{methods.cite('wilcoxon1945')}."
     )
 
 
@@ -207,4 +324,7 @@ def _software(methods: Methods, results: Results) -> str:
     versions = results.summary.get("versions", {})
     named = [f"{k} {v}" for k, v in versions.items() if k not in ("machine", "platform")]
     text = "Analyses were run with " + (words.listed(named, 20) if named else "voxcloud")
-    return f"{text} {methods.cite('harris2020', 'virtanen2020')}; figures were drawn with nilearn {methods.cite('abraham2014')}."
+    return (
+        f"{text} {methods.cite('harris2020', 'virtanen2020')}; figures were drawn with nilearn "
+        f"{methods.cite('abraham2014')}."
+    )

@@ -14,7 +14,8 @@ MIN_FWHM_VOXELS = 3.0
 TOP_FINDINGS = 12
 
 STAMPS = {
-    "interim": "Interim analysis, look {look}: {n} participants. P values are not corrected for repeated looks and may change with more data.",
+    "interim": "Interim analysis, look {look}: {n} participants. P values are not corrected for repeated looks and "
+    "may change with more data.",
     "locked": "Locked analysis: data collection is complete and the model is final. {n} participants.",
 }
 
@@ -38,21 +39,54 @@ def cautions(results: Results) -> list[dict[str, str]]:
             found.append({"kind": kind, "short": short, "long": f"{concerned} of {words.count(of, what)}"})
 
     unweighted = sum(bool(d.get("accepted_unequal_variance")) for d in results.designs.values())
-    add("unweighted", "plain unweighted fit accepted although missing visits make the coefficients unequally precise",
-        unweighted, len(results.designs), "model")
+    add(
+        "unweighted",
+        "plain unweighted fit accepted although missing visits make the coefficients unequally precise",
+        unweighted,
+        len(results.designs),
+        "model",
+    )
     liberal = sum(any(float(s.get("cluster_forming_p", 0)) > STRICT_FORMING_P for s in t["searches"]) for t in trees)
-    add("liberal", "liberal cluster-forming threshold (above p .001): cluster p values are too small", liberal, total, "comparison")
-    add("df", f"fewer than {MIN_DF:g} error degrees of freedom: random field p values are approximate",
-        sum(float(t.get("df") or MIN_DF) < MIN_DF for t in trees), total, "comparison")
-    add("rough", f"smoothness below {MIN_FWHM_VOXELS:g} voxels FWHM on an axis: random field p values are inexact",
-        sum(min(t.get("fwhm_voxels") or [MIN_FWHM_VOXELS]) < MIN_FWHM_VOXELS for t in trees), total, "comparison")
+    add(
+        "liberal",
+        "liberal cluster-forming threshold (above p .001): cluster p values are too small",
+        liberal,
+        total,
+        "comparison",
+    )
+    add(
+        "df",
+        f"fewer than {MIN_DF:g} error degrees of freedom: random field p values are approximate",
+        sum(float(t.get("df") or MIN_DF) < MIN_DF for t in trees),
+        total,
+        "comparison",
+    )
+    add(
+        "rough",
+        f"smoothness below {MIN_FWHM_VOXELS:g} voxels FWHM on an axis: random field p values are inexact",
+        sum(min(t.get("fwhm_voxels") or [MIN_FWHM_VOXELS]) < MIN_FWHM_VOXELS for t in trees),
+        total,
+        "comparison",
+    )
     clusters = [c for comparison in results.comparisons for _, c in comparison.found]
     flagged = sum(bool((c.get("influence") or {}).get("flagged")) for c in clusters)
-    add("flagged", "one participant decides: leaving that person out moves p across the level", flagged, len(clusters), "significant cluster")
+    add(
+        "flagged",
+        "one participant decides: leaving that person out moves p across the level",
+        flagged,
+        len(clusters),
+        "significant cluster",
+    )
     failed = results.summary.get("failed", [])
     if failed:
-        found.append({"kind": "failed", "short": "work units failed: their results are missing here", "long": words.count(len(failed), "unit")})
-    return found  # fmt: skip
+        found.append(
+            {
+                "kind": "failed",
+                "short": "work units failed: their results are missing here",
+                "long": words.count(len(failed), "unit"),
+            }
+        )
+    return found
 
 
 def grouped_warnings(results: Results) -> list[tuple[str, str]]:
@@ -97,16 +131,26 @@ def questions(results: Results) -> list[dict[str, Any]]:
         trees = [c.tree for c in results.comparisons if str(c.tree["model"]) == model]
         design = results.designs.get(model, {})
         alternatives = {str(t["contrast"]): t for t in trees}
-        numbers = sorted({int(t["n"]) for t in trees if t.get("n") is not None}) or [len(design.get("participants", []))]
-        rows.append({
-            "model": model, "who": group_counts(design), "n": "–".join(dict.fromkeys((str(numbers[0]), str(numbers[-1])))),
-            "formula": design.get("formula", ""), "estimator": design.get("estimator", ""),
-            "maps": words.listed(list(dict.fromkeys(words.stack_words(t) for t in trees)), 20),
-            "coefficients": words.listed(list(dict.fromkeys(words.coefficient_words(t["coefficient"]) for t in trees))),
-            "contrasts": [
-                (name, words.asked(t, None), str(t.get("alternative", ""))) for name, t in alternatives.items()
-            ] or [(name, words.asked(c, None), "") for name, c in design.get("contrasts", {}).items()],
-        })  # fmt: skip
+        numbers = sorted({int(t["n"]) for t in trees if t.get("n") is not None}) or [
+            len(design.get("participants", []))
+        ]
+        rows.append(
+            {
+                "model": model,
+                "who": group_counts(design),
+                "n": "–".join(dict.fromkeys((str(numbers[0]), str(numbers[-1])))),
+                "formula": design.get("formula", ""),
+                "estimator": design.get("estimator", ""),
+                "maps": words.listed(list(dict.fromkeys(words.stack_words(t) for t in trees)), 20),
+                "coefficients": words.listed(
+                    list(dict.fromkeys(words.coefficient_words(t["coefficient"]) for t in trees))
+                ),
+                "contrasts": [
+                    (name, words.asked(t, None), str(t.get("alternative", ""))) for name, t in alternatives.items()
+                ]
+                or [(name, words.asked(c, None), "") for name, c in design.get("contrasts", {}).items()],
+            }
+        )
     return rows
 
 
@@ -133,7 +177,8 @@ def _sentence(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
     who = (cluster.get("influence") or {}).get("largest_participant", "")
     return {
         "key": comparison.key,
-        "what": f"{words.stack_words(tree)}, {words.coefficient_words(tree['coefficient'])}: {words.asked(tree, search['direction'])}",
+        "what": f"{words.stack_words(tree)}, {words.coefficient_words(tree['coefficient'])}: "
+        f"{words.asked(tree, search['direction'])}",
         "where": f"{words.place(cluster)}, {words.count(int(cluster['size_voxels']), 'voxel')} in {search['volume']}",
         "p": f"{words.p_phrase(cluster['p_fwe'], 'p(FWE)')}, {words.p_phrase(cluster.get('p_family'), 'p(family)')}",
         "flag": f"depends on one participant (largest share: {who})" if flag else "",
@@ -147,6 +192,11 @@ def left_out(results: Results) -> list[Mapping[str, Any]]:
         key = (str(item.get("participant_id", "")), str(item.get("session_id") or ""), str(item.get("reason", "")))
         gathered.setdefault(key, []).append(str(item.get("what", "")))
     return [
-        {"participant_id": p, "session_id": s or "all", "what": words.listed(list(dict.fromkeys(what)), 6), "reason": reason}
+        {
+            "participant_id": p,
+            "session_id": s or "all",
+            "what": words.listed(list(dict.fromkeys(what)), 6),
+            "reason": reason,
+        }
         for (p, s, reason), what in gathered.items()
     ]

@@ -55,10 +55,20 @@ def render(results: Results, template_image: str | None) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("voxcloud.report", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(p=words.p_text, num=words.number, fixed=words.fixed, exact=words.exact, df=words.degrees, duration=words.duration)
+        loader=PackageLoader("voxcloud.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        p=words.p_text,
+        num=words.number,
+        fixed=words.fixed,
+        exact=words.exact,
+        df=words.degrees,
+        duration=words.duration,
+    )
     template = environment.get_template("report.html.j2")
     return template.render(_context(results, template_image))
 
@@ -67,25 +77,46 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
     budget = Budget()
     sections = comparison_sections(results, template_image, budget)
     return {
-        "name": results.name, "stamp": overview.stamp(results), "cautions": overview.cautions(results),
-        "warnings": overview.grouped_warnings(results), "numbers": overview.key_numbers(results),
-        "questions": overview.questions(results), "findings": overview.findings(results),
+        "name": results.name,
+        "stamp": overview.stamp(results),
+        "cautions": overview.cautions(results),
+        "warnings": overview.grouped_warnings(results),
+        "numbers": overview.key_numbers(results),
+        "questions": overview.questions(results),
+        "findings": overview.findings(results),
         "more_findings": max(0, sum(len(c.found) for c in results.comparisons) - overview.TOP_FINDINGS),
-        "left_out": overview.left_out(results), "designs": design_sections(results), "comparisons": sections,
-        "nothing": len(results.comparisons) - len(results.found), "all_comparisons": len(results.comparisons), "skipped": sum(not section["shown"] for section in sections),
-        "searches": _searches(results), "behaviour": _behaviour(results), "truth": truth_section(results.summary.get("truth")),
-        "methods": write_methods(results), "run": results.summary.get("run", {}), "versions": results.summary.get("versions", {}),
-        "failed": results.summary.get("failed", []), "summary": results.summary, "family": results.family_size, "stacks": results.cohort.get("stacks", []),
+        "left_out": overview.left_out(results),
+        "designs": design_sections(results),
+        "comparisons": sections,
+        "nothing": len(results.comparisons) - len(results.found),
+        "all_comparisons": len(results.comparisons),
+        "skipped": sum(not section["shown"] for section in sections),
+        "searches": _searches(results),
+        "behaviour": _behaviour(results),
+        "truth": truth_section(results.summary.get("truth")),
+        "methods": write_methods(results),
+        "run": results.summary.get("run", {}),
+        "versions": results.summary.get("versions", {}),
+        "failed": results.summary.get("failed", []),
+        "summary": results.summary,
+        "family": results.family_size,
+        "stacks": results.cohort.get("stacks", []),
         "stack_words": words.stack_words,
-    }  # fmt: skip
+    }
 
 
 def _searches(results: Results) -> list[dict[str, Any]]:
     keys = {id(s): c.key for c in results.found for s in c.tree["searches"]}
     rows = search_rows(results)
     pairs = list(results.searches())
-    found = [{**row, "key": keys.get(id(search), ""), "stack": words.map_name(row["map"])} for row, (_, search) in zip(rows, pairs, strict=True)]
-    return sorted(found, key=lambda r: (r["model"], r["map"], r["label"], r["coefficient"], r["contrast"], r["volume"], r["direction"]))
+    found = [
+        {**row, "key": keys.get(id(search), ""), "stack": words.map_name(row["map"])}
+        for row, (_, search) in zip(rows, pairs, strict=True)
+    ]
+    return sorted(
+        found,
+        key=lambda r: (r["model"], r["map"], r["label"], r["coefficient"], r["contrast"], r["volume"], r["direction"]),
+    )
 
 
 def _behaviour(results: Results) -> dict[str, Any] | None:
@@ -99,10 +130,24 @@ def _behaviour(results: Results) -> dict[str, Any] | None:
     for name, score in results.behaviour.get("scores", {}).items():
         people = score.get("participants", {})
         order = group_order(groups, list(people))
-        scores.append({
-            "name": name, "better": score.get("better", ""), "figure": learning_figure(name, score, groups), "n": len(people),
-            "key": [(g or "not in a model", colour(k)) for k, g in enumerate(order)],
-            "flags": [(p, "; ".join(map(str, entry["flags"]))) for p, entry in people.items() if entry.get("flags")],
-            "rows": [{"person": p, "group": groups.get(str(p), ""), **{k: entry.get(k) for k in ("alpha", "delta", "gamma", "improvement")}} for p, entry in people.items()],
-        })  # fmt: skip
+        scores.append(
+            {
+                "name": name,
+                "better": score.get("better", ""),
+                "figure": learning_figure(name, score, groups),
+                "n": len(people),
+                "key": [(g or "not in a model", colour(k)) for k, g in enumerate(order)],
+                "flags": [
+                    (p, "; ".join(map(str, entry["flags"]))) for p, entry in people.items() if entry.get("flags")
+                ],
+                "rows": [
+                    {
+                        "person": p,
+                        "group": groups.get(str(p), ""),
+                        **{k: entry.get(k) for k in ("alpha", "delta", "gamma", "improvement")},
+                    }
+                    for p, entry in people.items()
+                ],
+            }
+        )
     return {"scores": scores, "tests": results.behaviour.get("tests", [])}

@@ -86,7 +86,9 @@ class Results:
     @property
     def family_size(self) -> int:
         """Number of searches over which p values are adjusted."""
-        return int(self.summary.get("searches_planned") or self.summary.get("searches_run") or len(list(self.searches())))
+        return int(
+            self.summary.get("searches_planned") or self.summary.get("searches_run") or len(list(self.searches()))
+        )
 
     def searches(self) -> Iterator[tuple[Comparison, Tree]]:
         """Give every search with its comparison."""
@@ -112,7 +114,9 @@ def read_results(output: Path) -> Results:
     """
     summary = _read(output / "results" / "summary.json")
     listed = summary.get("results")
-    paths = [output / path for path in listed] if listed is not None else sorted(output.glob("results/model-*/*__*.json"))
+    paths = (
+        [output / path for path in listed] if listed is not None else sorted(output.glob("results/model-*/*__*.json"))
+    )
     trees = [_read_result(path) for path in paths if path.is_file()]
     trees.sort(key=_order)
     designs = {}
@@ -143,7 +147,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CorruptStoreError(f"{path}: expected JSON, found {error}. Delete the file and run the study again.") from None
+        raise CorruptStoreError(
+            f"{path}: expected JSON, found {error}. Delete the file and run the study again."
+        ) from None
     if not isinstance(tree, dict):
         raise CorruptStoreError(f"{path}: expected a JSON object, found a {type(tree).__name__}. Run the study again.")
     return tree
@@ -153,7 +159,9 @@ def _read_result(path: Path) -> dict[str, Any]:
     tree = _read(path)
     missing = [k for k in ("model", "map", "coefficient", "contrast", "searches") if k not in tree]
     if missing:
-        raise CorruptStoreError(f"{path}: expected a search result, found no {', '.join(missing)}. Run the study again.")
+        raise CorruptStoreError(
+            f"{path}: expected a search result, found no {', '.join(missing)}. Run the study again."
+        )
     return tree
 
 

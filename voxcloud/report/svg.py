@@ -71,14 +71,26 @@ class Panel:
     def py(self, value: float) -> float:
         """Return the vertical place of a value."""
         low, high = self.y
-        return self.height - self.bottom - (value - low) / ((high - low) or 1.0) * (self.height - self.top - self.bottom)
+        return (
+            self.height - self.bottom - (value - low) / ((high - low) or 1.0) * (self.height - self.top - self.bottom)
+        )
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], ink: str, width: float = 1.0, dash: str = "", opacity: float = 1.0) -> None:
+    def line(
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float],
+        ink: str,
+        width: float = 1.0,
+        dash: str = "",
+        opacity: float = 1.0,
+    ) -> None:
         """Draw a polyline."""
         points = " ".join(f"{self.px(a):.1f},{self.py(b):.1f}" for a, b in zip(xs, ys, strict=True))
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         faded = f' opacity="{opacity:g}"' if opacity < 1 else ""
-        self.parts.append(f'<polyline points="{points}" fill="none" stroke="{ink}" stroke-width="{width:g}"{dashed}{faded}/>')
+        self.parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{ink}" stroke-width="{width:g}"{dashed}{faded}/>'
+        )
 
     def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], ink: str) -> None:
         """Draw a filled band."""
@@ -87,7 +99,9 @@ class Panel:
         points = " ".join(f"{self.px(a):.1f},{self.py(b):.1f}" for a, b in there + back)
         self.parts.append(f'<polygon points="{points}" fill="{ink}" opacity="0.15"/>')
 
-    def dot(self, x: float, y: float, ink: str, radius: float = 3.0, hover: str = "", shape: int = 0, hollow: bool = False) -> None:
+    def dot(
+        self, x: float, y: float, ink: str, radius: float = 3.0, hover: str = "", shape: int = 0, hollow: bool = False
+    ) -> None:
         """Draw a marker (circle, square, triangle, diamond by ``shape``)."""
         a, b, r = self.px(x), self.py(y), radius
         paint = f'fill="{"white" if hollow else ink}" stroke="{ink}"'
@@ -107,7 +121,8 @@ class Panel:
     def text(self, x: float, y: float, words: str, anchor: str = "start", size: int = 11, ink: str = INK) -> None:
         """Write at a place in data units."""
         self.parts.append(
-            f'<text x="{self.px(x):.1f}" y="{self.py(y):.1f}" text-anchor="{anchor}" font-size="{size}" fill="{ink}" stroke="white" stroke-width="3" paint-order="stroke">{html.escape(words)}</text>'
+            f'<text x="{self.px(x):.1f}" y="{self.py(y):.1f}" text-anchor="{anchor}" font-size="{size}" fill="{ink}" '
+            f'stroke="white" stroke-width="3" paint-order="stroke">{html.escape(words)}</text>'
         )
 
     def render(self) -> str:
@@ -118,32 +133,51 @@ class Panel:
         step = at[1] - at[0] if len(at) > 1 else abs(at[0]) or 1.0
         for value in at:
             y = self.py(value)
-            found.append(f'<path d="M{self.left} {y:.1f}h-4" stroke="{INK}"/><path d="M{self.left} {y:.1f}H{self.width - self.right}" stroke="{FAINT}" stroke-width="0.5"/>')
-            found.append(f'<text x="{self.left - 7}" y="{y + 4:.1f}" text-anchor="end" font-size="11">{tick_text(value, step)}</text>')
+            found.append(
+                f'<path d="M{self.left} {y:.1f}h-4" stroke="{INK}"/><path d="M{self.left} '
+                f'{y:.1f}H{self.width - self.right}" stroke="{FAINT}" stroke-width="0.5"/>'
+            )
+            found.append(
+                f'<text x="{self.left - 7}" y="{y + 4:.1f}" text-anchor="end" '
+                f'font-size="11">{tick_text(value, step)}</text>'
+            )
         found += self._x_axis(bottom)
         middle = (self.left + self.width - self.right) / 2
         if self.x_label:
-            found.append(f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle" font-size="12">{html.escape(self.x_label)}</text>')
+            found.append(
+                f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle" '
+                f'font-size="12">{html.escape(self.x_label)}</text>'
+            )
         if self.y_label:
             y = (top + bottom) / 2
-            found.append(f'<text transform="translate(13 {y:.0f}) rotate(-90)" text-anchor="middle" font-size="12">{html.escape(self.y_label)}</text>')
+            found.append(
+                f'<text transform="translate(13 {y:.0f}) rotate(-90)" text-anchor="middle" '
+                f'font-size="12">{html.escape(self.y_label)}</text>'
+            )
         if self.title:
-            found.append(f'<text x="{self.left}" y="15" font-size="12" font-weight="600">{html.escape(self.title)}</text>')
+            found.append(
+                f'<text x="{self.left}" y="15" font-size="12" font-weight="600">{html.escape(self.title)}</text>'
+            )
         return "".join([*found, *self.parts])
 
     def _x_axis(self, bottom: int) -> list[str]:
         values = list(self.x_ticks) if self.x_ticks is not None else ticks(*self.x)
         step = min((b - a for a, b in pairwise(values)), default=1.0) or 1.0
-        labels = list(self.x_tick_labels) if self.x_tick_labels is not None else [
-            f"{v:g}".replace("-", "−") if self.x_ticks is not None else tick_text(v, step) for v in values
-        ]
+        labels = (
+            list(self.x_tick_labels)
+            if self.x_tick_labels is not None
+            else [f"{v:g}".replace("-", "−") if self.x_ticks is not None else tick_text(v, step) for v in values]
+        )
         found, last = [], -1e9
         for value, label in zip(values, labels, strict=True):
             x = self.px(value)
             found.append(f'<path d="M{x:.1f} {bottom}v4" stroke="{INK}"/>')
             # Labels that would touch are left out; their ticks stay.
             if x - last >= 5.5 * len(label) + 5:
-                found.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle" font-size="11">{html.escape(label)}</text>')
+                found.append(
+                    f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle" '
+                    f'font-size="11">{html.escape(label)}</text>'
+                )
                 last = x + 2.75 * len(label)
         return found
 
@@ -163,8 +197,10 @@ def figure(inside: str, width: float, height: float, alt: str) -> str:
     """Return a complete SVG element that a screen reader can announce."""
     words = html.escape(alt, quote=True)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" style="width:100%;max-width:{width:g}px" role="img" '
-        f'aria-label="{words}" font-family="system-ui, sans-serif" fill="{INK}"><title>{html.escape(alt)}</title>{inside}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
+        f'style="width:100%;max-width:{width:g}px" role="img" '
+        f'aria-label="{words}" font-family="system-ui, sans-serif" '
+        f'fill="{INK}"><title>{html.escape(alt)}</title>{inside}</svg>'
     )
 
 

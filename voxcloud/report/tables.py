@@ -99,7 +99,7 @@ LEFT_OUT = {
 
 
 def cell(value: Any) -> str:
-    """Return one TSV cell: n/a for nothing, full precision for numbers, text that no spreadsheet takes for a formula."""
+    """Return one TSV cell: n/a for nothing, numbers with all digits, text that no spreadsheet takes for a formula."""
     if value is None:
         return "n/a"
     if isinstance(value, bool):
@@ -151,7 +151,9 @@ def replace_file(path: Path, text: str) -> None:
 
 def _tsv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
-    writer = csv.writer(buffer, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None, escapechar=None)
+    writer = csv.writer(
+        buffer, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None, escapechar=None
+    )
     writer.writerow(columns)
     for row in rows:
         writer.writerow([cell(row.get(column)) for column in columns])
@@ -169,13 +171,27 @@ def cluster_rows(results: Results) -> list[dict[str, Any]]:
     for comparison in results.comparisons:
         for search, cluster in comparison.found:
             peak, influence, between = cluster["peaks"][0], cluster.get("influence") or {}, cluster.get("between") or {}
-            rows.append({
-                "region": cluster.get("region", ""), **_keys(comparison.tree, search),
-                **{k: cluster.get(k) for k in ("p_fwe", "p_family", "p_uncorrected", "q_fdr", "size_voxels", "size_mm3")},
-                "peak_t": peak["t"], "peak_z": peak["z"], "x": peak["x"], "y": peak["y"], "z": peak["z_mm"],
-                **{k: influence.get(k) for k in ("largest_participant", "share", "loo_t_min", "loo_t_max", "flagged")},
-                "between_t": between.get("t"), "between_p": between.get("p"),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "region": cluster.get("region", ""),
+                    **_keys(comparison.tree, search),
+                    **{
+                        k: cluster.get(k)
+                        for k in ("p_fwe", "p_family", "p_uncorrected", "q_fdr", "size_voxels", "size_mm3")
+                    },
+                    "peak_t": peak["t"],
+                    "peak_z": peak["z"],
+                    "x": peak["x"],
+                    "y": peak["y"],
+                    "z": peak["z_mm"],
+                    **{
+                        k: influence.get(k)
+                        for k in ("largest_participant", "share", "loo_t_min", "loo_t_max", "flagged")
+                    },
+                    "between_t": between.get("t"),
+                    "between_p": between.get("p"),
+                }
+            )
     return rows
 
 
@@ -183,14 +199,19 @@ def peak_rows(results: Results) -> list[dict[str, Any]]:
     """Return every listed peak of every listed cluster."""
     return [
         {
-            **_keys(comparison.tree, search), "cluster": cluster["id"], "peak": number, "significant": cluster["significant"],
-            "t": peak["t"], "z_score": peak["z"], **{k: peak.get(k) for k in ("p_fwe", "p_uncorrected", "q_fdr", "x", "y")},
+            **_keys(comparison.tree, search),
+            "cluster": cluster["id"],
+            "peak": number,
+            "significant": cluster["significant"],
+            "t": peak["t"],
+            "z_score": peak["z"],
+            **{k: peak.get(k) for k in ("p_fwe", "p_uncorrected", "q_fdr", "x", "y")},
             "z": peak["z_mm"],
         }
         for comparison, search in results.searches()
         for cluster in search["clusters"]
         for number, peak in enumerate(cluster["peaks"], 1)
-    ]  # fmt: skip
+    ]
 
 
 def search_rows(results: Results) -> list[dict[str, Any]]:
@@ -200,14 +221,21 @@ def search_rows(results: Results) -> list[dict[str, Any]]:
     for comparison, search in results.searches():
         tree, keys = comparison.tree, _keys(comparison.tree, search)
         fwhm = list(tree.get("fwhm_mm", [])) or [None] * 3
-        rows.append({
-            **keys, "n": tree.get("n"), "df": tree.get("df"), "n_voxels": search.get("n_voxels"),
-            **dict(zip(("fwhm_x_mm", "fwhm_y_mm", "fwhm_z_mm"), fwhm, strict=True)),
-            "resels": search["resels"][-1] if search.get("resels") else None, "height_threshold": search.get("height_threshold_t"),
-            **{k: search.get(k) for k in ("cluster_forming_p", "min_extent", "alpha", "p_fwe_min", "p_family_min")},
-            "p_holm": holm.get(tuple(keys.values())), "clusters": len(search["clusters"]),
-            "significant": sum(bool(c["significant"]) for c in search["clusters"]),
-        })  # fmt: skip
+        rows.append(
+            {
+                **keys,
+                "n": tree.get("n"),
+                "df": tree.get("df"),
+                "n_voxels": search.get("n_voxels"),
+                **dict(zip(("fwhm_x_mm", "fwhm_y_mm", "fwhm_z_mm"), fwhm, strict=True)),
+                "resels": search["resels"][-1] if search.get("resels") else None,
+                "height_threshold": search.get("height_threshold_t"),
+                **{k: search.get(k) for k in ("cluster_forming_p", "min_extent", "alpha", "p_fwe_min", "p_family_min")},
+                "p_holm": holm.get(tuple(keys.values())),
+                "clusters": len(search["clusters"]),
+                "significant": sum(bool(c["significant"]) for c in search["clusters"]),
+            }
+        )
     return rows
 
 
@@ -220,12 +248,18 @@ def participant_rows(results: Results) -> list[dict[str, Any]]:
         for person in people:
             visit = visits.get(person, {})
             ratios = [r for r in (visit.get("ratio") or {}).values() if r is not None]
-            rows.append({
-                "model": model, "participant_id": person, "group": design.get("groups", {}).get(person, ""),
-                "n_visits": visit.get("n_visits"), "days": " ".join(f"{d:g}" for d in visit.get("days", [])) or None,
-                "largest_variance_ratio": max(ratios, default=None),
-                "left_out_of": ", ".join(visit.get("left_out_of") or {}) or None, "leverage": leverage_of(design, person),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "model": model,
+                    "participant_id": person,
+                    "group": design.get("groups", {}).get(person, ""),
+                    "n_visits": visit.get("n_visits"),
+                    "days": " ".join(f"{d:g}" for d in visit.get("days", [])) or None,
+                    "largest_variance_ratio": max(ratios, default=None),
+                    "left_out_of": ", ".join(visit.get("left_out_of") or {}) or None,
+                    "leverage": leverage_of(design, person),
+                }
+            )
     return rows
 
 

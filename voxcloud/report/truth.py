@@ -17,7 +17,10 @@ def truth_section(truth: Any) -> dict[str, Any] | None:
     from voxcloud.testing.truth import summarise_truth
 
     rows: Sequence[Mapping[str, Any]] = truth["rows"] if isinstance(truth, Mapping) else truth
-    printed = [_row(row) for row in sorted(rows, key=lambda r: ORDER.index(r["outcome"]) if r["outcome"] in ORDER else len(ORDER))]
+    printed = [
+        _row(row)
+        for row in sorted(rows, key=lambda r: ORDER.index(r["outcome"]) if r["outcome"] in ORDER else len(ORDER))
+    ]
     return {"sentence": str(summarise_truth(rows)["sentence"]), "rows": printed}
 
 
@@ -25,7 +28,12 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     peak = row.get("peak_mm")
     where = "(" + ", ".join(f"{v:g}".replace("-", words.MINUS) for v in peak) + ")" if peak else words.NONE
     return {
-        **row, "stack": words.stack_words(row), "expected_t": words.fixed(row.get("expected_t"), 1), "p": words.p_text(row.get("p_fwe")),
-        "size": words.number(row.get("size_voxels")), "t": words.fixed(row.get("peak_t")), "where": where,
+        **row,
+        "stack": words.stack_words(row),
+        "expected_t": words.fixed(row.get("expected_t"), 1),
+        "p": words.p_text(row.get("p_fwe")),
+        "size": words.number(row.get("size_voxels")),
+        "t": words.fixed(row.get("peak_t")),
+        "where": where,
         "distance": words.fixed(row.get("distance_mm"), 1),
-    }  # fmt: skip
+    }

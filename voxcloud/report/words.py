@@ -9,7 +9,11 @@ from typing import Any
 from voxcloud.schema import VARIABLES
 
 MAP_NAMES = {
-    "R1map": "R1", "R2starmap": "R2*", "MTsat": "MTsat", "PDmap": "PD", "volume": "volume",
+    "R1map": "R1",
+    "R2starmap": "R2*",
+    "MTsat": "MTsat",
+    "PDmap": "PD",
+    "volume": "volume",
 }
 TISSUES = {"GM": "grey matter", "WM": "white matter", "": ""}
 MINUS = "\u2212"
