@@ -31,6 +31,7 @@ Images = Mapping[tuple[str, str, str], np.ndarray]
 def _own_digest_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(digests, "_memory", {})
+    monkeypatch.setattr(digests, "_loaded", set())
 
 
 @pytest.fixture

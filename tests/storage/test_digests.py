@@ -21,6 +21,12 @@ def _settled(path: Path, data: bytes) -> Path:
     return path
 
 
+def _forget() -> None:
+    """Go on as a new process would."""
+    digests._memory.clear()
+    digests._loaded.clear()
+
+
 def _count_reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     reads: list[Path] = []
     read = digests._hash
@@ -46,9 +52,21 @@ def test_file_digest__reads_a_file_at_rest_once(
     reads = _count_reads(monkeypatch)
     first = file_digest(path)
     if new_process:
-        digests._memory.clear()
+        _forget()
     assert file_digest(path) == first
     assert len(reads) == 1
+
+
+def test_file_digest__a_new_process_asks_the_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / f"{i}" for i in range(20)]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    time.sleep(2 * digests.SETTLED_S)
+    before = [file_digest(path) for path in paths]
+    _forget()
+    monkeypatch.setattr(digests, "_read", None)
+    monkeypatch.setattr(digests, "_hash", None)
+    assert [file_digest(path) for path in paths] == before
 
 
 def test_file_digest__sees_other_bytes_of_the_same_size_and_time(tmp_path: Path) -> None:
@@ -80,9 +98,9 @@ def test_file_digest__a_damaged_cache_is_made_anew(tmp_path: Path, monkeypatch: 
     cache_file().parent.mkdir(parents=True)
     cache_file().write_bytes(b"this is no database" * 1000)
     assert file_digest(path) == hashlib.sha256(b"abc").hexdigest()
-    digests._memory.clear()
+    _forget()
     file_digest(path)
-    digests._memory.clear()
+    _forget()
     reads = _count_reads(monkeypatch)
     file_digest(path)
     assert reads == []
@@ -94,7 +112,7 @@ def test_file_digest__a_wrong_entry_is_not_believed(tmp_path: Path) -> None:
     with sqlite3.connect(cache_file()) as connection:
         connection.execute("UPDATE digests SET sha256 = 'half'")
     connection.close()
-    digests._memory.clear()
+    _forget()
     assert file_digest(path) == hashlib.sha256(b"abc").hexdigest()
 
 

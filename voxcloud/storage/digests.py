@@ -22,7 +22,11 @@ SETTLED_S = 0.05
 CACHE_WAIT_S = 0.5
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
+# All that is kept is loaded at once by the first question: asking for 10,000 digests one by one takes seconds.
+LOADED_AT_ONCE = 200_000
+
 _memory: dict[str, str] = {}
+_loaded: set[Path] = set()
 
 
 def file_digest(path: str | Path) -> str:
@@ -34,6 +38,7 @@ def file_digest(path: str | Path) -> str:
         If the file cannot be read.
     """
     full = Path(path).resolve()
+    _load()
     while True:
         key = _key(full)
         cached = _memory.get(key) or _read(key)
@@ -80,6 +85,21 @@ def _open() -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _load() -> None:
+    try:
+        file = cache_file()
+        if file in _loaded:
+            return
+        _loaded.add(file)
+        with contextlib.closing(_open()) as connection:
+            newest = "SELECT key, sha256 FROM digests ORDER BY rowid DESC LIMIT ?"
+            rows = connection.execute(newest, (LOADED_AT_ONCE,)).fetchall()
+    except (sqlite3.Error, OSError, RuntimeError) as error:
+        _drop_damaged(error)
+        return
+    _memory.update((str(key), str(digest)) for key, digest in rows if SHA256.fullmatch(str(digest)))
 
 
 def _read(key: str) -> str | None:
