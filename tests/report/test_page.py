@@ -134,6 +134,63 @@ def test_write_report__same_results_give_the_same_page(results_folder: Path, pag
     assert sorted(p.name for p in copy.glob(".*")) == []
 
 
+def test_write_report__f_contrasts_need_no_people(write_fake: Callable[..., Path], tmp_path: Path) -> None:
+    write_fake(tmp_path, maps=["R1map"], labels=["GM"], significant=1)
+    path = next(
+        p for p in tmp_path.glob("results/model-training/R1map*linear*.json") if 'significant": true' in p.read_text()
+    )
+    tree = json.loads(path.read_text())
+    tree["searches"] = tree["searches"][:1]
+    for cluster in tree["searches"][0]["clusters"]:
+        for key in ("between", "influence", "values", "trajectories", "groups"):
+            del cluster[key]
+    path.write_text(json.dumps({**tree, "kind": "F", "test": "age ; tiv", "maps": {"F": tree["maps"]["t"]}}))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "peak F" in page
+    assert "<code>age ; tiv (F)</code>" in page
+    assert "voxel-wise peak z" not in page
+
+
+def test_write_report__simulation_is_compared_with_its_truth(write_fake: Callable[..., Path], tmp_path: Path) -> None:
+    write_fake(tmp_path, maps=["R1map"], labels=["GM"], significant=0)
+    row = {
+        "outcome": "found",
+        "name": "motor",
+        "map": "R1map",
+        "label": "GM",
+        "model": "training",
+        "coefficient": "linear",
+        "contrast": "c",
+        "direction": "greater",
+        "expected": True,
+        "expected_t": 6.1,
+        "volume": "whole mask",
+        "p_fwe": 1e-4,
+        "size_voxels": 80,
+        "peak_t": 6.6,
+        "peak_z": 5.2,
+        "peak_mm": [30.0, -18.0, 54.0],
+        "distance_mm": 2.0,
+    }
+    false = {**row, "outcome": "false", "name": "", "expected": False, "expected_t": None, "distance_mm": None}
+    path = tmp_path / "results" / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "truth": [row, false]}))
+    text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "1 of 1 planted changes that the designs can show were found, 0 missed" in text
+    assert "1 significant clusters lie where nothing is planted" in text
+
+
+def test_write_report__warnings_that_differ_in_numbers_are_one(write_fake: Callable[..., Path], tmp_path: Path) -> None:
+    write_fake(tmp_path, maps=["R1map"], labels=["GM"], significant=0)
+    for number, path in enumerate(sorted(tmp_path.glob("results/model-training/R1map*.json"))):
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "warnings": [f"{12 + number} error degrees of freedom"]})
+        )
+    text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert len(re.findall("error degrees of freedom \\(| error degrees of freedom", text)) == 1
+    assert "2 of 2 comparisons, with other numbers" in text
+
+
 ATTACK = "<script>alert('group')</script>"
 
 

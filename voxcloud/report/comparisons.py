@@ -94,8 +94,9 @@ def _note(found: Found) -> str:
     notes = []
     if found.uncut:
         notes.append(
-            f"{words.count(found.uncut, 'cluster')} reach beyond the search volume and are drawn whole; the table "
-            "gives the part inside."
+            f"{words.count(found.uncut, 'cluster goes', 'clusters go')} on outside the search volume, drawn "
+            "whole here; "
+            "the table gives the part inside."
         )
     if found.lost:
         notes.append(

@@ -15,11 +15,18 @@ from voxcloud.report.tables import leverage_of
 HIGH_VIF = 10.0
 HIGH_LEVERAGE = 0.5
 MOST_LEVERAGE = 5
+# Ordinary scatter of the days; above it a visit is missing or far off.
+NEARLY_COMPLETE = 1.2
 
 
 def design_sections(results: Results) -> list[dict[str, Any]]:
     """Return one section per model."""
-    return [_section(results, model, design) for model, design in results.designs.items()]
+    sections = [_section(results, model, design) for model, design in results.designs.items()]
+    first: dict[str, str] = {}
+    for section in sections:
+        same = first.setdefault(str(section["design"].get("time")), section["model"])
+        section["time_as"] = same if same != section["model"] and section["basis"] else ""
+    return sections
 
 
 def _section(results: Results, model: str, design: Tree) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def _ratios(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             visit.get("variance_factor") or {},
             visit.get("left_out_of") or {},
         )
-        if not out and all(r is not None and r < 1.05 for r in ratio.values()):
+        if not out and all(r is not None and r < NEARLY_COMPLETE for r in ratio.values()):
             continue
         rows.append(
             {

@@ -46,6 +46,8 @@ def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, st
         x_label="day",
         y_label=name,
     )
+    # Daily scores would run into one another at the size that five visits have.
+    radius = 3.6 if len(days) <= 8 else 2.0
     fine = np.linspace(min(days), max(days), 60)
     for position, group in enumerate(group_order(groups, list(people))):
         own = [p for p in people if groups.get(p, "") == group]
@@ -63,7 +65,7 @@ def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, st
             if panel is measured:
                 panel.line(list(medians), list(medians.values()), colour(position), 2.4, DASHES[position % len(DASHES)])
             for day, median in medians.items():
-                panel.dot(day, median, colour(position), 3.6, f"{group}, day {day:g}: median {median:.4g}", position)
+                panel.dot(day, median, colour(position), radius, f"{group}, day {day:g}: median {median:.4g}", position)
     return row(
         [measured, fitted], f"Learning curves of {len(people)} participants for {name}, with the median of each group."
     )

@@ -139,7 +139,7 @@ def score_panel(
         spread([float(v) for v in x]),
         spread([float(v) for v in y]),
         width=330,
-        title=f"Coefficient against {name}",
+        title="Coefficient against score",
         x_label=name,
         y_label=units,
     )

@@ -133,6 +133,7 @@ def write_methods(results: Results) -> Methods:
     """Write the methods from designs, settings and results; nothing that was not run is mentioned."""
     methods = Methods()
     methods.paragraphs.append(_data(results))
+    methods.paragraphs += _time(results)
     methods.paragraphs += [_model(methods, results, model) for model in results.designs]
     by_settings: dict[str, list[Tree]] = {}
     for comparison in results.comparisons:
@@ -149,9 +150,11 @@ def write_methods(results: Results) -> Methods:
 
 def _data(results: Results) -> str:
     cohort = results.cohort
-    stacks = cohort.get("stacks", [])
+    every = cohort.get("stacks", [])
+    stacks = [s for s in every if str(s["map"]) != "probseg"]
+    analysed = sum(int(s.get("images", 0)) for s in stacks) if stacks else int(cohort.get("images_n", 0))
     text = (
-        f"The study {results.name} analysed {words.count(cohort.get('images_n', 0), 'image')} of "
+        f"The study {results.name} analysed {words.count(analysed, 'image')} of "
         f"{words.count(cohort.get('participants_n', 0), 'participant')}"
     )
     if stacks:
@@ -164,25 +167,35 @@ def _data(results: Results) -> str:
         if len({s.get("label") for s in stacks} - {""}) > 1
         else "."
     )
+    if len(every) > len(stacks):
+        text += " Analysis masks were cut from the participants' mean tissue probability."
     zooms = {tuple(round(float(v), 3) for v in c.tree.get("voxel_mm", ())) for c in results.comparisons} - {()}
     if len(zooms) == 1:
         text += f" Voxels measured {' × '.join(f'{v:g}' for v in zooms.pop())} mm."
     return text
 
 
+def _time(results: Results) -> list[str]:
+    """Return one paragraph per time basis, not one per model that uses it."""
+    texts = (" ".join(map(str, (d.get("time") or {}).get("sentences", []))) for d in results.designs.values())
+    return [text for text in dict.fromkeys(texts) if text]
+
+
 def _model(methods: Methods, results: Results, model: str) -> str:
     design = results.designs[model]
     estimator = str(design.get("estimator", ""))
-    people = design.get("participants", [])
-    first = {
-        "two-stage": "For each participant and voxel, the time terms were fitted to that participant's visits by "
-        "ordinary least squares; "
-        "the coefficients were then compared between participants in a general linear model.",
-        "paired": "For each participant, the difference of the two days (second minus first) entered a general "
-        "linear model.",
-    }.get(estimator, "One image per participant entered a general linear model.")
-    text = f"Model {model} (n = {len(people)}{_groups(design)}). {first} "
-    text += " ".join(str(s) for s in (design.get("time") or {}).get("sentences", []))
+    settings = results.model_settings(model)
+    numbers = {
+        int(c.tree["n"]) for c in results.comparisons if c.tree["model"] == model and c.tree.get("n") is not None
+    }
+    n = (
+        words.DASH.join(str(v) for v in sorted({min(numbers), max(numbers)}))
+        if numbers
+        else len(design["participants"])
+    )
+    text = f"Model {model} (n = {n}{_groups(design)}). {_first_level(estimator, settings)}"
+    if settings.get("sessions"):
+        text += f" Only sessions with {settings['sessions']} entered."
     text += (
         f" The group model was {design.get('formula', '1')} "
         f"({words.listed([str(c) for c in design.get('columns', [])], 30)}; rank "
@@ -190,7 +203,7 @@ def _model(methods: Methods, results: Results, model: str) -> str:
     )
     text += "numeric covariates were centred over the participants fitted."
     if estimator == "two-stage":
-        text += _missing(results.model_settings(model), design)
+        text += _missing(settings, design)
     if design.get("weights") == "precision":
         text += " Participants were weighted by the precision of their coefficient."
     if design.get("variance") == "unequal":
@@ -204,6 +217,24 @@ def _model(methods: Methods, results: Results, model: str) -> str:
     ]
     text += f" Contrasts: {words.listed(tests, 30)}." if tests else ""
     return " ".join([text, *(str(s) for s in design.get("sentences", []))]).replace("  ", " ")
+
+
+def _first_level(estimator: str, settings: Mapping[str, Any]) -> str:
+    """Return what was done within a participant."""
+    if estimator == "two-stage":
+        return (
+            "For each participant and voxel, the time terms were fitted to that participant's visits by ordinary least "
+            "squares; the coefficients were then compared between participants in a general linear model."
+        )
+    if estimator == "paired":
+        days = settings.get("days") or []
+        named = f" of day {days[0]:g} and day {days[1]:g}" if len(days) == 2 else ""
+        return f"Each participant's difference{named} (second minus first) entered a general linear model."
+    session = settings.get("session")
+    which = {"mean": "The mean of each participant's visits", "baseline": "Each participant's image of day 0"}.get(
+        str(session), f"Each participant's image of session {session}" if session else "One image per participant"
+    )
+    return f"{which} entered a general linear model."
 
 
 def _groups(design: Tree) -> str:
@@ -231,7 +262,7 @@ def _missing(settings: Mapping[str, Any], design: Tree) -> str:
             f" A participant whose missing visits raised the variance of a coefficient to more than {limit:g} "
             "times that of the complete design left that coefficient"
         )
-        text += f" ({words.listed(left)})." if left else " (nobody did)."
+        text += f" (participants {words.listed(left, 30)})." if left else " (nobody did)."
     return text
 
 
@@ -287,10 +318,18 @@ def _multiplicity(methods: Methods, results: Results) -> str:
         if expected is not None
         else "."
     )
-    text += (
-        f" p(family) is the Bonferroni adjustment of p(FWE) over the {words.number(results.family_size)} searches "
-        f"of the family; searches were also adjusted by Holm's method {methods.cite('holm1979')}."
-    )
+    family = str(summary.get("family") or "all")
+    if family != "none":
+        over = (
+            f"the {words.number(results.family_size)} searches of the study"
+            if family == "all"
+            else "the searches of a model"
+        )
+        text += (
+            f" p(family) is the Bonferroni adjustment of p(FWE) over {over}; searches were also adjusted by "
+            "Holm's method "
+            f"{methods.cite('holm1979')}."
+        )
     if summary.get("analysis") == "interim":
         text += (
             f" This was interim look {summary.get('look') or 1}; p values are not corrected for repeated looks, "

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from voxcloud.report import words
 from voxcloud.report.results import Results, Tree
+from voxcloud.schema import stack_name
 
 STRICT_FORMING_P = 0.001
 MIN_DF = 20.0
@@ -90,18 +92,26 @@ def cautions(results: Results) -> list[dict[str, str]]:
 
 
 def grouped_warnings(results: Results) -> list[tuple[str, str]]:
-    """Return every warning once, with the comparisons that it concerns."""
+    """Return every warning once, with how many comparisons it concerns; warnings that differ in numbers are one."""
     concerned: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for warning in [*results.cohort.get("warnings", []), *results.summary.get("problems", [])]:
-        concerned.setdefault(str(warning), [])
+        concerned.setdefault(first.setdefault(str(warning), str(warning)), [])
     for comparison in results.comparisons:
         for warning in comparison.tree.get("warnings", []):
-            concerned.setdefault(str(warning), []).append(words.comparison_title(comparison.tree))
+            stack = stack_name(str(comparison.tree["map"]), str(comparison.tree.get("label", "")))
+            kind = re.sub(r"\d+(\.\d+)?", "#", str(warning).replace(stack, "stack"))
+            first.setdefault(kind, str(warning))
+            concerned.setdefault(kind, []).append(words.comparison_title(comparison.tree))
     total = len(results.comparisons)
     out = []
-    for warning, titles in concerned.items():
-        where = "" if not titles else "all comparisons" if len(titles) == total > 1 else words.listed(titles, 4)
-        out.append((warning, where))
+    for kind, titles in concerned.items():
+        where = ""
+        if len(titles) == 1:
+            where = titles[0]
+        elif titles:
+            where = f"{len(titles)} of {total} comparisons, with other numbers; first {titles[0]}"
+        out.append((first[kind], where))
     return out
 
 
@@ -185,6 +195,19 @@ def _sentence(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
     }
 
 
+FAMILIES = {
+    "all": "p(family) also for all {n} searches of the study",
+    "model": "p(family) also for all searches of the same model",
+    "none": "p(family) is the same, because the study asked for no adjustment over searches",
+}
+
+
+def family_words(results: Results) -> str:
+    """Return what p(family) adjusts for."""
+    family = str(results.summary.get("family") or results.study.get("family") or "all")
+    return FAMILIES.get(family, FAMILIES["all"]).format(n=words.number(results.family_size))
+
+
 def left_out(results: Results) -> list[Mapping[str, Any]]:
     """Return who was left out and why, equal reasons of one participant gathered over stacks."""
     gathered: dict[tuple[str, str, str], list[str]] = {}
@@ -195,7 +218,7 @@ def left_out(results: Results) -> list[Mapping[str, Any]]:
         {
             "participant_id": p,
             "session_id": s or "all",
-            "what": words.listed(list(dict.fromkeys(what)), 6),
+            "what": words.listed(list(dict.fromkeys(what)), 4),
             "reason": reason,
         }
         for (p, s, reason), what in gathered.items()

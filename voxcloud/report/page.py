@@ -99,7 +99,7 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
         "versions": results.summary.get("versions", {}),
         "failed": results.summary.get("failed", []),
         "summary": results.summary,
-        "family": results.family_size,
+        "family": overview.family_words(results),
         "stacks": results.cohort.get("stacks", []),
         "stack_words": words.stack_words,
     }

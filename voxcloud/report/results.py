@@ -124,9 +124,12 @@ def read_results(output: Path) -> Results:
         tree = _read(path)
         designs[str(tree.get("model", path.parent.name.removeprefix("model-")))] = tree
     used = {str(t["model"]) for t in trees}
+    study = _read(output / "study.json")
+    asked = [str(m.get("name")) for m in study.get("models", [])]
+    designs = dict(sorted(designs.items(), key=lambda d: asked.index(d[0]) if d[0] in asked else len(asked)))
     return Results(
         output,
-        _read(output / "study.json"),
+        study,
         _read(output / "results" / "cohort.json"),
         summary,
         {model: tree for model, tree in designs.items() if model in used or not used},

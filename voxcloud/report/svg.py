@@ -57,7 +57,7 @@ class Panel:
     y_label: str = ""
     x_ticks: Sequence[float] | None = None
     x_tick_labels: Sequence[str] | None = None
-    left: int = 62
+    left: int = 72
     right: int = 12
     top: int = 26
     bottom: int = 42

@@ -29,7 +29,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     where = "(" + ", ".join(f"{v:g}".replace("-", words.MINUS) for v in peak) + ")" if peak else words.NONE
     return {
         **row,
-        "stack": words.stack_words(row),
+        "stack": f"{words.map_name(str(row['map']))} {row.get('label', '')}".strip(),
         "expected_t": words.fixed(row.get("expected_t"), 1),
         "p": words.p_text(row.get("p_fwe")),
         "size": words.number(row.get("size_voxels")),

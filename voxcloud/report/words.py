@@ -56,7 +56,8 @@ def number(value: Any, digits: int = 3) -> str:
         return NONE
     if x == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(x)))
+    # The magnitude of the rounded number: 0.9999 is 1.00, not 1.000.
+    magnitude = int(f"{x:.{digits - 1}e}".split("e")[1])
     if -4 <= magnitude < 5:
         places = max(0, digits - 1 - magnitude)
         text = f"{x:,.{places}f}".replace(",", "\u202f")
