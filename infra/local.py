@@ -102,7 +102,9 @@ class AddressEngine(DaskEngine):
     def __init__(self, compute: Compute) -> None:
         super().__init__(compute)
         if not compute.address:
-            raise PlanError("compute.engine address needs compute.address, the scheduler's address such as tls://host:8786.")
+            raise PlanError(
+                "compute.engine address needs compute.address, the scheduler's address such as tls://host:8786."
+            )
 
     def _connect(self) -> Any:
         import dask

@@ -33,7 +33,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     del version
 
@@ -65,10 +67,14 @@ def plan(
 @app.command()
 def run(
     study: StudyArgument,
-    engine: Annotated[str | None, typer.Option(help="Engine in place of the study's: serial, threads, local, address.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Engine in place of the study's: serial, threads, local, address.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers in place of the study's.")] = None,
     on_bad_image: Annotated[str | None, typer.Option(help="stop or exclude, in place of the study's.")] = None,
-    recompute: Annotated[list[str] | None, typer.Option(help="Compute these steps again although they are done.")] = None,
+    recompute: Annotated[
+        list[str] | None, typer.Option(help="Compute these steps again although they are done.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="Write the events as lines of JSON to this file.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
 ) -> None:
@@ -119,10 +125,12 @@ def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write, which must not exist or be empty.", show_default=False)],
     resolution: Annotated[float, typer.Option(min=1.0, max=12.0, help="Voxel size in mm.")] = 4.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed makes the same bytes.")] = 0,
-    maps: Annotated[list[str] | None, typer.Option("--map", help="Only these maps (repeat the option); default: all eight.")] = None,
+    maps: Annotated[
+        list[str] | None, typer.Option("--map", help="Only these maps (repeat the option); default: all eight.")
+    ] = None,
 ) -> None:
     """Simulate the model study on real anatomy: 49 people, five groups, five visits, planted effects, truth beside it."""
-    from voxcloud.testing.study import simulate_study
+    from voxcloud.testing.simulate import simulate_study
 
     made = simulate_study(out, resolution_mm=resolution, seed=seed, maps=tuple(maps) if maps else None)
     typer.echo(f"Study file  {made.study_file}\nRun it with: voxcloud run {made.study_file}")

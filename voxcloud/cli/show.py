@@ -44,8 +44,13 @@ def plan_tree(planned: PlannedStudy, every_unit: bool) -> dict[str, Any]:
     }
     if every_unit:
         tree["every_unit"] = [
-            {"key": s.unit.key, "state": s.state, "reason": s.reason, "fingerprint": s.unit.fingerprint[:16],
-             "projected_mem": s.unit.projected_mem}
+            {
+                "key": s.unit.key,
+                "state": s.state,
+                "reason": s.reason,
+                "fingerprint": s.unit.fingerprint[:16],
+                "projected_mem": s.unit.projected_mem,
+            }
             for s in planned.status.values()
         ]
     return tree
@@ -76,9 +81,14 @@ def show_plan(planned: PlannedStudy, *, as_json: bool, every_unit: bool) -> None
         own = [s for s in planned.status.values() if s.unit.step == step]
         todo = [s.unit for s in own if s.to_compute]
         table.add_row(
-            step, str(len(own)), str(len(todo)), size(sum(u.bytes_read for u in todo)), size(sum(u.bytes_written for u in todo)),
+            step,
+            str(len(own)),
+            str(len(todo)),
+            size(sum(u.bytes_read for u in todo)),
+            size(sum(u.bytes_written for u in todo)),
             f"{sum(u.objects_read for u in todo)}/{sum(len(u.outputs) + 1 for u in todo)}",
-            size(max((u.projected_mem for u in todo), default=0)), seconds(sum(u.expected_s for u in todo)),
+            size(max((u.projected_mem for u in todo), default=0)),
+            seconds(sum(u.expected_s for u in todo)),
         )
     console.print(table)
     console.print(
@@ -135,7 +145,7 @@ def show_status(planned: PlannedStudy, *, as_json: bool) -> None:
     for s in planned.status.values():
         if s.state == "failed":
             console.print(f"\nfailed  {s.unit.key}\n  {s.reason}", markup=False)
-            for line in (s.record.log_tail if s.record is not None else ()):
+            for line in s.record.log_tail if s.record is not None else ():
                 console.print(f"  | {line}", markup=False)
             console.print(f"  run it alone: {(s.error or {}).get('rerun', '')}", markup=False)
 
@@ -155,7 +165,10 @@ def show_outcome(outcome: StudyOutcome) -> int:
     if len(outcome.unavailable) > 10:
         console.print(f"not run  {len(outcome.unavailable) - 10} more (voxcloud status lists them)")
     if outcome.report is not None:
-        console.print(f"Report   {outcome.report}\nTables   {outcome.output}/tables\nMaps     {outcome.output}/stats", markup=False)
+        console.print(
+            f"Report   {outcome.report}\nTables   {outcome.output}/tables\nMaps     {outcome.output}/stats",
+            markup=False,
+        )
     return len(outcome.failed) + len(outcome.problems)
 
 

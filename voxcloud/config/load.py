@@ -38,7 +38,9 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Hashable,
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise StudyFileError(f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice. Remove one of them.")
+            raise StudyFileError(
+                f"line {key_node.start_mark.line + 1}: the key '{key}' is given twice. Remove one of them."
+            )
         seen[key] = loader.construct_object(value_node, deep=True)
     return seen
 
@@ -61,17 +63,23 @@ def load_study(path: str | Path) -> LoadedStudy:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise StudyFileError(f"{path}: no such study file. Give the path of a study.yaml (voxcloud simulate makes one).") from None
+        raise StudyFileError(
+            f"{path}: no such study file. Give the path of a study.yaml (voxcloud simulate makes one)."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise StudyFileError(f"{path}: cannot be read ({error}). A study file is UTF-8 text.") from None
     try:
         tree = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
-        raise StudyFileError(f"{path}: not valid YAML ({' '.join(str(error).split())}). Check the indentation near there.") from None
+        raise StudyFileError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}). Check the indentation near there."
+        ) from None
     except StudyFileError as error:
         raise StudyFileError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
-        raise StudyFileError(f"{path}: expected a mapping with `schema: {STUDY_SCHEMA}` on top, found {type(tree).__name__}.")
+        raise StudyFileError(
+            f"{path}: expected a mapping with `schema: {STUDY_SCHEMA}` on top, found {type(tree).__name__}."
+        )
     return LoadedStudy(study=parse_study(tree, str(path)), path=path)
 
 

@@ -30,7 +30,9 @@ class TissueMask(Part):
 
     map: str = Field("probseg", description="Map in the images table that holds the unmodulated tissue probability.")
     threshold: float = Field(
-        ..., gt=0, lt=1,
+        ...,
+        gt=0,
+        lt=1,
         description="Voxels whose mean probability (over participants, of the mean over visits) is below this are left out.",
     )
 
@@ -90,12 +92,19 @@ class Inference(Part):
         "random-field", description="random-field (as SPM12) or permutation (Freedman-Lane, max statistic)."
     )
     cluster_forming_p: float = Field(
-        0.001, gt=0,
+        0.001,
+        gt=0,
         description="Cluster-forming threshold as an uncorrected p value (never a t value). Above 0.001 needs accept_liberal_threshold.",
     )
-    min_extent: int = Field(20, ge=0, description="Clusters below this number of voxels are not listed; applied after the correction.")
-    alpha: float = Field(0.05, gt=0, lt=1, description="Level at which a family-wise corrected cluster counts as found.")
-    accept_liberal_threshold: bool = Field(False, description="Accept a cluster-forming p above 0.001; every page is stamped.")
+    min_extent: int = Field(
+        20, ge=0, description="Clusters below this number of voxels are not listed; applied after the correction."
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="Level at which a family-wise corrected cluster counts as found."
+    )
+    accept_liberal_threshold: bool = Field(
+        False, description="Accept a cluster-forming p above 0.001; every page is stamped."
+    )
     permutations: int = Field(5000, ge=99, description="Number of permutations (method: permutation).")
     seed: int = Field(0, ge=0, description="Seed of the permutations.")
 
@@ -123,30 +132,50 @@ class Model(Part):
     """One group model: who, which maps, which design, which questions."""
 
     name: Name = Field(..., description="Short name; becomes part of file names.")
-    maps: tuple[str, ...] = Field(..., min_length=1, description="Maps to analyse; every label (GM, WM) that exists is analysed apart.")
+    maps: tuple[str, ...] = Field(
+        ..., min_length=1, description="Maps to analyse; every label (GM, WM) that exists is analysed apart."
+    )
     labels: tuple[Label, ...] | None = Field(None, description="Only these labels; default: all that the maps have.")
-    where: str | None = Field(None, description='Who enters: "group in [patients, untrained]" (names of `groups` or of the group column).')
+    where: str | None = Field(
+        None, description='Who enters: "group in [patients, untrained]" (names of `groups` or of the group column).'
+    )
     estimator: Literal["two-stage", "ols", "paired"] = Field(
         "two-stage",
         description="two-stage: per-participant OLS over visits, then the group model on each coefficient; ols: one image per participant; paired: difference of two days.",
     )
-    coefficients: tuple[str, ...] | None = Field(None, description="Time terms to test (two-stage); default: all terms of the basis.")
-    session: str | None = Field(None, description="ols: `baseline` (day 0), `mean` (mean of the visits), or a session label.")
-    days: tuple[float, float] | None = Field(None, description="paired: [first, second]; the image analysed is second minus first.")
+    coefficients: tuple[str, ...] | None = Field(
+        None, description="Time terms to test (two-stage); default: all terms of the basis."
+    )
+    session: str | None = Field(
+        None, description="ols: `baseline` (day 0), `mean` (mean of the visits), or a session label."
+    )
+    days: tuple[float, float] | None = Field(
+        None, description="paired: [first, second]; the image analysed is second minus first."
+    )
     sessions: str | None = Field(None, description='Which sessions enter, e.g. "day <= 28"; default: all.')
-    min_visits: int | None = Field(None, ge=1, description="two-stage: fewest visits of a participant; at least terms + 1, which is the default.")
+    min_visits: int | None = Field(
+        None, ge=1, description="two-stage: fewest visits of a participant; at least terms + 1, which is the default."
+    )
     max_variance_ratio: float = Field(
-        4.0, gt=1,
+        4.0,
+        gt=1,
         description="two-stage: a participant whose missing visits inflate the variance of a coefficient by more than this over the complete design leaves that coefficient, by name.",
     )
-    weights: Literal["equal", "precision"] = Field("equal", description="two-stage: weight participants equally or by the precision of their coefficient.")
+    weights: Literal["equal", "precision"] = Field(
+        "equal", description="two-stage: weight participants equally or by the precision of their coefficient."
+    )
     accept_unequal_variance: bool = Field(
-        False, description="two-stage: keep participants above max_variance_ratio in a plain unweighted fit; every page is stamped."
+        False,
+        description="two-stage: keep participants above max_variance_ratio in a plain unweighted fit; every page is stamped.",
     )
     variance: Literal["equal", "unequal"] = Field(
-        "equal", description="unequal: one global covariance with a variance per group by ReML, as SPM12's default for two-sample tests."
+        "equal",
+        description="unequal: one global covariance with a variance per group by ReML, as SPM12's default for two-sample tests.",
     )
-    formula: str = Field("1", description="Wilkinson formula over participants, e.g. `group + age + tiv`; numeric covariates are centred over the people fitted.")
+    formula: str = Field(
+        "1",
+        description="Wilkinson formula over participants, e.g. `group + age + tiv`; numeric covariates are centred over the people fitted.",
+    )
     contrasts: dict[Name, ContrastSpec] = Field(..., min_length=1, description="Questions by name.")
     inference: Inference = Field(Inference(), description="How clusters become p values.")
 
@@ -194,15 +223,20 @@ class Model(Part):
         found = SESSIONS_PATTERN.match(self.sessions)
         assert found is not None  # the validator has seen to it
         limit = float(found.group(2))
-        return {"<=": day <= limit, ">=": day >= limit, "<": day < limit, ">": day > limit, "==": day == limit}[found.group(1)]
+        return {"<=": day <= limit, ">=": day >= limit, "<": day < limit, ">": day > limit, "==": day == limit}[
+            found.group(1)
+        ]
 
 
 class Score(Part):
     """One behavioural score."""
 
-    better: Literal["higher", "lower"] = Field(..., description="Which direction is better; `improvement` is signed by it.")
+    better: Literal["higher", "lower"] = Field(
+        ..., description="Which direction is better; `improvement` is signed by it."
+    )
     range: tuple[float, float] | None = Field(
-        None, description="Smallest and largest score that can occur, e.g. [0, 100]; a plateau outside it is flagged and not used."
+        None,
+        description="Smallest and largest score that can occur, e.g. [0, 100]; a plateau outside it is flagged and not used.",
     )
 
 
@@ -211,7 +245,8 @@ class Behaviour(Part):
 
     table: str = Field(..., description="TSV with participant_id, day and one column per score.")
     scores: dict[Name, Score] = Field(
-        ..., min_length=1,
+        ...,
+        min_length=1,
         description="Scores by column name. Their <score>_alpha, _delta, _gamma and _improvement become columns that formulas can name.",
     )
 
@@ -226,9 +261,13 @@ class Atlas(Part):
 class Compute(Part):
     """Where the work runs; never part of a fingerprint."""
 
-    engine: str = Field("local", description="serial, threads, local (worker processes), address, or an installed engine.")
+    engine: str = Field(
+        "local", description="serial, threads, local (worker processes), address, or an installed engine."
+    )
     workers: int | Literal["auto"] = Field("auto", description="Number of workers; auto: one per core.")
-    memory_per_worker: str | Literal["auto"] = Field("auto", description='e.g. "4 GB"; auto: this machine\'s memory shared out.')
+    memory_per_worker: str | Literal["auto"] = Field(
+        "auto", description='e.g. "4 GB"; auto: this machine\'s memory shared out.'
+    )
     address: str | None = Field(None, description="engine address: the scheduler, e.g. tls://host:8786.")
 
 
@@ -238,23 +277,38 @@ class Study(Part):
     schema_version: Literal[1] = Field(..., alias="schema", description="Version of this file's format.")
     name: Name = Field(..., description="Name of the study.")
     output: str = Field(..., description="Folder that voxcloud writes; one study per folder.")
-    images: str = Field(..., description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder.")
+    images: str = Field(
+        ..., description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder."
+    )
     participants: str = Field(..., description="participants.tsv: participant_id, group and covariates.")
-    sessions: str | None = Field(None, description="sessions.tsv: participant_id session_id day. Not needed for one image per participant.")
+    sessions: str | None = Field(
+        None, description="sessions.tsv: participant_id session_id day. Not needed for one image per participant."
+    )
     mask: str = Field(..., description="Fixed superset mask; its grid is the grid of the analysis.")
-    masks: dict[Literal["GM", "WM"], TissueMask] = Field({}, description="Analysis masks per label, cut from tissue maps at model time.")
-    search_volumes: dict[Name, SearchVolume] = Field({}, description="Small volumes to search; default: the whole analysis mask.")
+    masks: dict[Literal["GM", "WM"], TissueMask] = Field(
+        {}, description="Analysis masks per label, cut from tissue maps at model time."
+    )
+    search_volumes: dict[Name, SearchVolume] = Field(
+        {}, description="Small volumes to search; default: the whole analysis mask."
+    )
     atlas: Atlas | None = Field(None, description="Region names for the tables.")
-    template: str | None = Field(None, description="Background of the figures; default: the MNI152 template of nilearn.")
+    template: str | None = Field(
+        None, description="Background of the figures; default: the MNI152 template of nilearn."
+    )
     groups: dict[Name, tuple[str, ...]] = Field({}, description="Unions of levels of the group column.")
     time: Time | None = Field(None, description="The time basis of two-stage models.")
     behaviour: Behaviour | None = Field(None, description="Learning data.")
     models: tuple[Model, ...] = Field(..., min_length=1, description="Group models.")
-    family: Literal["all", "model", "none"] = Field("all", description="What the adjusted p values are counted over: the study, each model, or nothing.")
-    analysis: Literal["interim", "locked"] = Field(
-        "interim", description="interim: results carry their look number and n and a stamp; locked: data collection is complete and the model is final."
+    family: Literal["all", "model", "none"] = Field(
+        "all", description="What the adjusted p values are counted over: the study, each model, or nothing."
     )
-    on_bad_image: Literal["stop", "exclude"] = Field("stop", description="stop, or go on without a bad image and name it in the report.")
+    analysis: Literal["interim", "locked"] = Field(
+        "interim",
+        description="interim: results carry their look number and n and a stamp; locked: data collection is complete and the model is final.",
+    )
+    on_bad_image: Literal["stop", "exclude"] = Field(
+        "stop", description="stop, or go on without a bad image and name it in the report."
+    )
     compute: Compute = Field(Compute(), description="Where the work runs.")
 
     @model_validator(mode="after")

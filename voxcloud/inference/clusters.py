@@ -16,7 +16,9 @@ Bool = npt.NDArray[np.bool_]
 
 # Voxels that share a face or an edge, not only a corner: 18 neighbours.
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
-NEIGHBOURS = tuple(step for step in product((-1, 0, 1), repeat=3) if 0 < sum(map(abs, step)) < 3)
+Step = tuple[int, int, int]
+_CUBE: tuple[Step, ...] = tuple(product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1)))
+NEIGHBOURS = tuple(step for step in _CUBE if 0 < sum(map(abs, step)) < 3)
 FACES = tuple(step for step in NEIGHBOURS if sum(map(abs, step)) == 1)
 
 
@@ -100,7 +102,7 @@ def label_clusters(stat3d: npt.ArrayLike, mask3d: npt.ArrayLike, threshold: floa
     return labels.astype(np.int32), int(n)
 
 
-def shifted(volume: npt.NDArray[np.generic], step: tuple[int, int, int], places: Int64) -> npt.NDArray[np.generic]:
+def shifted(volume: npt.NDArray[np.generic], step: Step, places: Int64) -> npt.NDArray[np.generic]:
     """Return the values of a volume padded by one voxel at ``places`` (3, n) of the unpadded grid, moved by a step."""
     return np.asarray(volume[tuple(places[a] + 1 + step[a] for a in range(3))])
 
@@ -151,12 +153,12 @@ def continuing(labels: Int32, n: int, above_elsewhere: npt.ArrayLike) -> Bool:
     return _meets(labels, n, np.pad(np.asarray(above_elsewhere, dtype=bool), 1), NEIGHBOURS)
 
 
-def _meets(labels: Int32, n: int, padded: Bool, steps: tuple[tuple[int, ...], ...]) -> Bool:
+def _meets(labels: Int32, n: int, padded: Bool, steps: tuple[Step, ...]) -> Bool:
     places = np.asarray(np.array(np.nonzero(labels)), dtype=np.int64)
     owner = labels[tuple(places)]
     hit = np.zeros(owner.size, dtype=bool)
-    for x, y, z in steps:
-        hit |= shifted(padded, (x, y, z), places).astype(bool)
+    for step in steps:
+        hit |= shifted(padded, step, places).astype(bool)
     found = np.zeros(n + 1, dtype=bool)
     found[owner[hit]] = True
     return found[1:]

@@ -36,8 +36,8 @@ def t_log_sf(t: npt.ArrayLike, df: float) -> Float64:
         log_tail = np.asarray(np.log(tail))
     far = (tail < SAFE_P) & np.isfinite(value)
     if np.any(far):
-        log_tail[far] = _log_betainc(0.5 * df, 0.5, df, value[far] ** 2) - np.log(2.0)
-    return np.asarray(np.where(value >= 0, log_tail, np.log1p(-tail)) + 0.0 * value, dtype=np.float64)
+        log_tail[far] = _log_betainc(0.5 * df, 0.5, 2.0 * np.log(np.abs(value[far])) - np.log(df)) - np.log(2.0)
+    return np.asarray(np.where(value >= 0, log_tail, np.log1p(-tail)), dtype=np.float64)
 
 
 def f_log_sf(f: npt.ArrayLike, df: tuple[float, float]) -> Float64:
@@ -49,7 +49,9 @@ def f_log_sf(f: npt.ArrayLike, df: tuple[float, float]) -> Float64:
         log_tail = np.asarray(np.log(tail))
     far = (tail < SAFE_P) & np.isfinite(value)
     if np.any(far):
-        log_tail[far] = _log_betainc(0.5 * denominator, 0.5 * numerator, denominator, numerator * value[far])
+        log_tail[far] = _log_betainc(
+            0.5 * denominator, 0.5 * numerator, np.log(value[far]) + np.log(numerator / denominator)
+        )
     return log_tail
 
 
@@ -124,19 +126,20 @@ def critical_value(p: float, df: float | tuple[float, float], statistic: Statist
     if statistic == "F":
         if not isinstance(df, tuple):
             raise ValueError(f"F needs a pair of degrees of freedom (numerator, denominator), found {df!r}.")
-        return float(special.fdtri(df[0], df[1], 1.0 - p))
+        x = float(special.betaincinv(0.5 * df[1], 0.5 * df[0], p))  # not fdtri: it takes 1 - p, which loses digits
+        return df[1] * (1.0 - x) / (df[0] * x)
     return float(-special.ndtri(p))
 
 
-def _log_betainc(a: float, b: float, left: float, right: Float64) -> Float64:
-    """Return ln I_x(a, b) at x = left / (left + right), for x far below the mean of the beta distribution.
+def _log_betainc(a: float, b: float, log_odds: Float64) -> Float64:
+    """Return ln I_x(a, b) at x = 1 / (1 + exp(log_odds)), for x far below the mean of the beta distribution.
 
-    x and 1 - x are formed apart, so that neither loses digits. The continued fraction of the incomplete beta
-    function is evaluated by the modified Lentz algorithm.
+    x and 1 - x are formed apart, so that neither loses digits or overflows. The continued fraction of the incomplete
+    beta function is evaluated by the modified Lentz algorithm.
     """
-    x = left / (left + right)
-    log_front = -a * np.log1p(right / left) + b * (np.log(right) - np.log(left + right))
-    log_front = log_front - np.log(a) - special.betaln(a, b)
+    log_x = -np.logaddexp(0.0, log_odds)
+    x = np.exp(log_x)
+    log_front = a * log_x + b * (log_odds + log_x) - np.log(a) - special.betaln(a, b)
     tiny = 1e-290
     c = np.ones_like(x)
     d = 1.0 - (a + b) * x / (a + 1.0)

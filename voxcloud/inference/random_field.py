@@ -61,11 +61,11 @@ def resels(mask3d: npt.ArrayLike, fwhm_voxels: npt.ArrayLike) -> Float64:
 
 
 def ec_density(u: npt.ArrayLike, df: DegreesOfFreedom, statistic: Statistic = "T") -> Float64:
-    """Return Euler characteristic densities per resel in 0 to 3 dimensions, (4,) + shape of ``u``.
+    """Return Euler characteristic densities per resel in 0 to 3 dimensions (table II of [1]), (4,) + shape of ``u``.
 
     References
     ----------
-    1. Worsley et al., Hum Brain Mapp 4:58 (1996), table II, doi:10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O
+    1. Worsley et al., Hum Brain Mapp 4:58 (1996), doi:10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O
     """
     value = np.asarray(u, dtype=np.float64)
     zero = np.exp(log_sf(value, df, statistic))
@@ -220,10 +220,10 @@ def height_threshold_fwe(
     def excess(u: float) -> float:
         return float(-np.expm1(-expected_clusters(u, df, resel_counts, statistic))) - alpha
 
-    low = critical_value(0.05, df, statistic)
-    high = 2.0 * low
+    low = critical_value(0.5, df, statistic)
+    high = 2.0 * critical_value(0.05, df, statistic)
     while excess(high) > 0:
-        low, high = high, 2.0 * high
+        high = 2.0 * high
     field = float(optimize.brentq(excess, low, high, xtol=1e-12, rtol=8.9e-16)) if excess(low) > 0 else low
     if n_voxels is None:
         return field

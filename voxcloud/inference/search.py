@@ -25,7 +25,7 @@ Bool = npt.NDArray[np.bool_]
 STRICT_FORMING_P = 0.001
 MIN_DF = 20.0
 MIN_FWHM_VOXELS = 3.0
-MAX_NONSTATIONARITY = 15.0
+UNEVEN_FACTOR = 2.0  # times what estimation noise alone makes of an even field
 PEAK_DISTANCE_MM = 8.0
 PEAKS_PER_CLUSTER = 3
 
@@ -42,14 +42,15 @@ LIBERAL_THRESHOLD = (
     "threshold. It was accepted on request."
 )
 UNEVEN_FIELD = (
-    "Uneven smoothness: resels per voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile. "
+    "Uneven smoothness: resels per voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where "
+    "estimation noise alone makes about {even:.1f}. "
     "Clusters in smooth regions come out with p-values that are too small, clusters in rough regions with p-values "
     "that are too large. Run permutation inference beside them."
 )
 STATIONARITY_ASSUMED = (
     "{name} maps have uneven smoothness by construction and cluster p-values assume an even one (here resels per "
-    "voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile). Run permutation inference beside "
-    "them."
+    "voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where estimation noise alone makes "
+    "about {even:.1f}). Run permutation inference beside them."
 )
 CUT_CLUSTERS = (
     "{n} of {total} clusters go on, above the threshold, outside the search volume: their size is what lies inside."
@@ -331,7 +332,7 @@ def _table(
     p_fwe = rf.p_cluster_fwe(size_resels, u, df, counts, kind)
     q_cluster = fdr.cluster_fdr(p_unc)
     peaks = _peaks(field, found, q_voxel)
-    clusters = []
+    clusters: list[Cluster] = []
     for label in dict.fromkeys(found.peak_owner.tolist()):
         own = np.flatnonzero(found.peak_owner == label)
         kept = cl.spaced_peaks(found.peak_mm[own], min_distance_mm=distance_mm, max_peaks=peaks_per_cluster)
@@ -390,11 +391,11 @@ def _warnings(field: _Field, shown: tuple[Cluster, ...], forming_p: float, nonst
         notes.append(ROUGH_FIELD.format(fwhm=" x ".join(f"{w:.1f}" for w in fwhm), limit=MIN_FWHM_VOXELS))
     if forming_p > STRICT_FORMING_P * (1 + 1e-12):
         notes.append(LIBERAL_THRESHOLD.format(p=forming_p, limit=STRICT_FORMING_P))
-    ratio = field.smoothness.nonstationarity()
+    ratio, even = field.smoothness.nonstationarity(), field.smoothness.stationary_ratio()
     if nonstationary_map:
-        notes.append(STATIONARITY_ASSUMED.format(name=nonstationary_map, ratio=ratio))
-    elif ratio > MAX_NONSTATIONARITY:
-        notes.append(UNEVEN_FIELD.format(ratio=ratio))
+        notes.append(STATIONARITY_ASSUMED.format(name=nonstationary_map, ratio=ratio, even=even))
+    elif ratio > UNEVEN_FACTOR * even:
+        notes.append(UNEVEN_FIELD.format(ratio=ratio, even=even))
     cut = sum(c.cut for c in shown)
     if cut:
         notes.append(CUT_CLUSTERS.format(n=cut, total=len(shown)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from voxcloud.errors import DesignError, MaskError
 
@@ -57,11 +58,21 @@ class Smoothness:
     def nonstationarity(self) -> float:
         """Return the 95th over the 5th percentile of resels per voxel: how uneven the smoothness is.
 
-        Estimation noise alone gives about 4 to 8 for 12 to 30 degrees of freedom.
+        Much of it is estimation noise: compare with ``stationary_ratio``.
         """
         known = self.resels_per_voxel[np.isfinite(self.resels_per_voxel)]
         low, high = np.percentile(known, [5, 95])
         return float(high / low) if low > 0 else float("inf")
+
+    def stationary_ratio(self) -> float:
+        """Return about what ``nonstationarity`` gives for even smoothness: estimation noise alone.
+
+        The logarithm of resels per voxel is half that of the determinant of a 3 x 3 Wishart matrix less three halves
+        of that of a chi squared variable (the residual variance); its standard deviation s gives exp(2 x 1.645 s).
+        """
+        half = 0.5 * np.maximum(self.erdf - np.arange(3), 1.0)
+        determinant, variance = special.polygamma(1, half).sum(), special.polygamma(1, half[0])
+        return float(np.exp(2 * 1.6449 * np.sqrt(0.25 * determinant + 2.25 * variance)))
 
 
 def residual_rows(n: int, limit: int = MAX_RESIDUAL_IMAGES) -> Int64:

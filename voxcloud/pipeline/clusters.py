@@ -61,19 +61,30 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
     alpha = context.params["inference"]["alpha"]
     peaks = [
         {
-            "t": float(p.value) * context.sign, "z": float(p.z) * context.sign, "p_fwe": float(p.p_fwe),
-            "p_uncorrected": float(p.p_uncorrected), "q_fdr": float(p.q_fdr),
-            "x": float(p.mm[0]), "y": float(p.mm[1]), "z_mm": float(p.mm[2]),
+            "t": float(p.value) * context.sign,
+            "z": float(p.z) * context.sign,
+            "p_fwe": float(p.p_fwe),
+            "p_uncorrected": float(p.p_uncorrected),
+            "q_fdr": float(p.q_fdr),
+            "x": float(p.mm[0]),
+            "y": float(p.mm[1]),
+            "z_mm": float(p.mm[2]),
         }
         for p in cluster.peaks
     ]
     tree: dict[str, Any] = {
         "id": number,
         "region": "" if context.atlas is None else context.atlas.region_at(cluster.peaks[0].mm),
-        "size_voxels": cluster.size_voxels, "size_mm3": float(cluster.size_mm3),
-        "p_fwe": float(cluster.p_fwe), "p_uncorrected": float(cluster.p_uncorrected), "q_fdr": float(cluster.q_fdr),
+        "size_voxels": cluster.size_voxels,
+        "size_mm3": float(cluster.size_mm3),
+        "p_fwe": float(cluster.p_fwe),
+        "p_uncorrected": float(cluster.p_uncorrected),
+        "q_fdr": float(cluster.q_fdr),
         "p_family": min(1.0, float(cluster.p_fwe) * context.params["family_size"]),
-        "significant": bool(cluster.significant), "touches_edge": bool(cluster.touches_edge), "cut": bool(cluster.cut), "peaks": peaks,
+        "significant": bool(cluster.significant),
+        "touches_edge": bool(cluster.touches_edge),
+        "cut": bool(cluster.cut),
+        "peaks": peaks,
     }
     if context.test["kind"] != "t":
         return tree
@@ -84,8 +95,14 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
     white = context.whiten(values)
     between = between_participant_test(white, X, c, df=context.view.df)
     tree["between"] = {
-        "t": float(between.t), "df": float(between.df), "p": float(between.p), "effect": float(between.effect),
-        "ci": [float(v) for v in between.ci], "cohens_d": _d(between.t, X, c), "descriptive": True, "cross_validated_t": None,
+        "t": float(between.t),
+        "df": float(between.df),
+        "p": float(between.p),
+        "effect": float(between.effect),
+        "ci": [float(v) for v in between.ci],
+        "cohens_d": _d(between.t, X, c),
+        "descriptive": True,
+        "cross_validated_t": None,
     }
     tree["values"] = dict(zip(people, (float(v) for v in values), strict=True))
     tree["groups"] = {p: context.view.design["groups"].get(p, "") for p in people}
@@ -102,7 +119,12 @@ def _d(t: float, X: np.ndarray, c: np.ndarray) -> float:
 
 
 def _influence(
-    context: ClusterContext, found: SearchResult, cluster: Cluster, positions: np.ndarray, white: np.ndarray, tree: dict[str, Any]
+    context: ClusterContext,
+    found: SearchResult,
+    cluster: Cluster,
+    positions: np.ndarray,
+    white: np.ndarray,
+    tree: dict[str, Any],
 ) -> dict[str, Any]:
     people = context.view.entry["participants"]
     X, c = context.design()
@@ -118,12 +140,17 @@ def _influence(
         tree["between"]["cross_validated_n"] = int(usable.sum())
     lowest = int(np.argmin(np.abs(own.loo_t)))
     return {
-        "largest_participant": own.largest_participant, "share": float(own.largest_share),
-        "t_full": float(own.t), "loo_t_min": float(np.min(own.loo_t)), "loo_t_max": float(np.max(own.loo_t)),
+        "largest_participant": own.largest_participant,
+        "share": float(own.largest_share),
+        "t_full": float(own.t),
+        "loo_t_min": float(np.min(own.loo_t)),
+        "loo_t_max": float(np.max(own.loo_t)),
         "loo_t_min_participant": people[lowest],
-        "loo_p_min": float(p_values.min()), "loo_p_max": float(p_values.max()),
+        "loo_p_min": float(p_values.min()),
+        "loo_p_max": float(p_values.max()),
         "loo_p_max_participant": people[int(np.argmax(p_values))],
-        "flagged": bool(crosses.any()), "flagged_participants": [p for p, bad in zip(people, crosses, strict=True) if bad],
+        "flagged": bool(crosses.any()),
+        "flagged_participants": [p for p, bad in zip(people, crosses, strict=True) if bad],
     }
 
 

@@ -71,7 +71,11 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
             result, outputs = {}, ()
             error = _describe(unit, caught)
     seconds, cpu_s = time.monotonic() - clock, time.thread_time() - cpu
-    answer: dict[str, Any] = {"state": STATE_DONE if error is None else STATE_FAILED, "seconds": seconds, "cpu_s": cpu_s}
+    answer: dict[str, Any] = {
+        "state": STATE_DONE if error is None else STATE_FAILED,
+        "seconds": seconds,
+        "cpu_s": cpu_s,
+    }
     if error is not None:
         answer |= error
         if error["error_class"] == LeaseLostError.__name__:
@@ -109,7 +113,9 @@ def _check_lease(store: Store, run_id: str) -> None:
     lease = read_lease(store)
     if lease is None or lease.run_id != run_id:
         holder = "nobody" if lease is None else f"run {lease.run_id} on {lease.host}"
-        raise LeaseLostError(f"run {run_id} lost its lease, which {holder} holds now; it writes nothing more. Start it again.")
+        raise LeaseLostError(
+            f"run {run_id} lost its lease, which {holder} holds now; it writes nothing more. Start it again."
+        )
 
 
 def _describe(unit: WorkUnit, error: BaseException) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from voxcloud.models.ols import OLSFit, f_contrast, fit_ols, t_contrast
 from voxcloud.pipeline.stacking import spec_of
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.plan.units import DESIGNS_PREFIX, fit_prefix
-from voxcloud.schema import stack_name
 from voxcloud.storage.regions import ArrayTemplate, create_template, open_array, write_region
 from voxcloud.storage.stack import Manifest, StackSpec, latest_manifest, read_block, verify_manifest
 from voxcloud.storage.store import Store
@@ -29,7 +28,9 @@ def read_design(store: Store, digest: str) -> dict[str, Any]:
     """Read a design file and check that it is the one that the unit was planned with."""
     tree: dict[str, Any] = json.loads(store.read_bytes(f"{DESIGNS_PREFIX}/{digest}.json"))
     if digest_json(tree) != digest:
-        raise CorruptStoreError(f"{DESIGNS_PREFIX}/{digest}.json: the design file was changed. Run the study again, which writes it anew.")
+        raise CorruptStoreError(
+            f"{DESIGNS_PREFIX}/{digest}.json: the design file was changed. Run the study again, which writes it anew."
+        )
     return tree
 
 
@@ -100,7 +101,9 @@ def fit_template(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         ArrayTemplate("n", wide, (voxels,), (chunk,), "int32"),
     ]
     for name, rows, dims in (
-        ("effect", len(tests), "test"), ("se", len(tests), "test"), ("statistic", len(tests), "test"),
+        ("effect", len(tests), "test"),
+        ("se", len(tests), "test"),
+        ("statistic", len(tests), "test"),
         ("resms", len(design["coefficients"]), "coefficient"),
     ):
         arrays.append(ArrayTemplate(name, (dims, "voxel"), (rows, voxels), (rows, chunk), "float64"))
@@ -109,12 +112,22 @@ def fit_template(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         residuals = min(people, unit.params["residual_images"])
         blocks = -(-voxels // chunk)
         arrays += [
-            ArrayTemplate(f"value_{coefficient}", ("participant", "voxel"), (people, voxels), (people, chunk), "float32"),
-            ArrayTemplate(f"residual_{coefficient}", ("image", "voxel"), (residuals, voxels), (residuals, chunk), "float32"),
+            ArrayTemplate(
+                f"value_{coefficient}", ("participant", "voxel"), (people, voxels), (people, chunk), "float32"
+            ),
+            ArrayTemplate(
+                f"residual_{coefficient}", ("image", "voxel"), (residuals, voxels), (residuals, chunk), "float32"
+            ),
         ]
         if design["variance"] == "unequal":
             arrays.append(
-                ArrayTemplate(f"pooled_{coefficient}", ("block", "row", "column"), (blocks, people + 1, people), (1, people + 1, people), "float64")
+                ArrayTemplate(
+                    f"pooled_{coefficient}",
+                    ("block", "row", "column"),
+                    (blocks, people + 1, people),
+                    (1, people + 1, people),
+                    "float64",
+                )
             )
     attributes = {
         "tests": tests,
@@ -186,7 +199,12 @@ class GroupBuffers:
         }
 
     def fit(
-        self, coefficient: str, entry: Mapping[str, Any], values: np.ndarray, where: np.ndarray, whitener: np.ndarray | None = None,
+        self,
+        coefficient: str,
+        entry: Mapping[str, Any],
+        values: np.ndarray,
+        where: np.ndarray,
+        whitener: np.ndarray | None = None,
         erdf: float | None = None,
     ) -> None:
         """Fit the group model of one coefficient in some voxels."""
@@ -231,7 +249,8 @@ class _Buffers:
         self.valid = np.zeros(voxels, dtype=np.uint8)
         self.constant = 0
         self.values = {
-            c: np.full((len(e["participants"]), voxels), np.nan, dtype=np.float32) for c, e in design["coefficients"].items()
+            c: np.full((len(e["participants"]), voxels), np.nan, dtype=np.float32)
+            for c, e in design["coefficients"].items()
         }
         self.pooled = {
             c: PooledCovariance(np.zeros((len(e["participants"]),) * 2), 0) for c, e in design["coefficients"].items()
@@ -295,8 +314,12 @@ def fit_covariance(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         names, components = group_components(entry["variance_groups"])
         found = estimate_covariance(pooled, np.asarray(entry["X"]), components)
         tree[coefficient] = {
-            "V": found.v.tolist(), "W": found.whitener.tolist(), "h": [float(v) for v in found.hyperparameters],
-            "erdf": float(found.erdf), "voxels": pooled.n_voxels, "groups": list(names),
+            "V": found.v.tolist(),
+            "W": found.whitener.tolist(),
+            "h": [float(v) for v in found.hyperparameters],
+            "erdf": float(found.erdf),
+            "voxels": pooled.n_voxels,
+            "groups": list(names),
         }
     store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
     return {c: {"erdf": t["erdf"], "h": t["h"], "voxels": t["voxels"]} for c, t in tree.items()}
@@ -311,7 +334,9 @@ def fit_whitened(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     where = np.flatnonzero(np.asarray(open_array(store, f"{prefix}/valid")[start:stop]))
     group = GroupBuffers(design, stop - start)
     for coefficient, entry in design["coefficients"].items():
-        values = np.asarray(open_array(store, f"{prefix}/value_{coefficient}")[:, start:stop], dtype=np.float64)[:, where]
+        values = np.asarray(open_array(store, f"{prefix}/value_{coefficient}")[:, start:stop], dtype=np.float64)[
+            :, where
+        ]
         own = covariance[coefficient]
         group.fit(coefficient, entry, values, where, np.asarray(own["W"]), own["erdf"])
     group.write(store, prefix, start)

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import numpy as np
 from voxcloud.bids.atlas import load_atlas
 from voxcloud.bids.images import MaskGrid, load_mask
 from voxcloud.bids.statmaps import write_statmap
-from voxcloud.errors import MaskError
+from voxcloud.errors import DesignError, MaskError
 from voxcloud.inference.distributions import f_log_sf, t_log_sf, t_to_z, z_from_log
+from voxcloud.inference.permutation import permutation_test
 from voxcloud.inference.search import SearchResult, random_field_search
 from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
@@ -127,8 +128,10 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     contrast = unit.params["contrast"]
     test = view.entry["tests"][contrast]
     smooth = json.loads(store.read_bytes(f"{view.prefix}/smoothness-{view.coefficient}.json"))
-    resels_per_voxel = np.load(io.BytesIO(store.read_bytes(f"{view.prefix}/resels-{view.coefficient}.npy")), allow_pickle=False)
-    field = Smoothness(tuple(smooth["fwhm_voxels"]), smooth["n_voxels_used"], resels_per_voxel)
+    resels_per_voxel = np.load(
+        io.BytesIO(store.read_bytes(f"{view.prefix}/resels-{view.coefficient}.npy")), allow_pickle=False
+    )
+    field = Smoothness(tuple(smooth["fwhm_voxels"]), smooth["n_voxels_used"], smooth["df"], resels_per_voxel)
     inside = np.flatnonzero(view.valid)
     statistic = view.test_row("statistic", contrast)[inside]
     atlas = load_atlas(**unit.places["atlas"]) if unit.places.get("atlas") else None
@@ -138,6 +141,8 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     for volume, roi in _volumes(unit, grid):
         for direction in _directions(test):
             found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
+            if unit.params["inference"]["method"] == "permutation":
+                found = permuted_search(view, grid, inside, found, roi, direction, test, unit.params["inference"])
             warnings += [w for w in found.warnings if w not in warnings]
             context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
             searches.append(_search_tree(context, found, volume))
@@ -147,15 +152,33 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             "(accept_unequal_variance): one of them can make or hide a cluster."
         )
     result = {
-        "schema": RESULT_SCHEMA, "model": design["model"], "map": design["map"], "label": design["label"],
-        "coefficient": view.coefficient, "contrast": contrast, "test": test["test"], "kind": test["kind"],
-        "alternative": test["alternative"], "estimator": design["estimator"], "formula": design["formula"],
-        "variance": design["variance"], "weights": design["weights"],
-        "n": len(view.entry["participants"]), "participants": view.entry["participants"], "df": view.df,
-        "units": view.entry["units"], "fwhm_voxels": smooth["fwhm_voxels"], "fwhm_mm": smooth["fwhm_mm"],
-        "mask_voxels": int(inside.size), "voxel_mm": voxel_sizes(grid).tolist(), "family_size": unit.params["family_size"],
-        "scores": view.entry["scores"], "inference": unit.params["inference"],
-        "warnings": warnings, "maps": maps, "searches": searches,
+        "schema": RESULT_SCHEMA,
+        "model": design["model"],
+        "map": design["map"],
+        "label": design["label"],
+        "coefficient": view.coefficient,
+        "contrast": contrast,
+        "test": test["test"],
+        "kind": test["kind"],
+        "alternative": test["alternative"],
+        "estimator": design["estimator"],
+        "formula": design["formula"],
+        "variance": design["variance"],
+        "weights": design["weights"],
+        "n": len(view.entry["participants"]),
+        "participants": view.entry["participants"],
+        "df": view.df,
+        "units": view.entry["units"],
+        "fwhm_voxels": smooth["fwhm_voxels"],
+        "fwhm_mm": smooth["fwhm_mm"],
+        "mask_voxels": int(inside.size),
+        "voxel_mm": voxel_sizes(grid).tolist(),
+        "family_size": unit.params["family_size"],
+        "scores": view.entry["scores"],
+        "inference": unit.params["inference"],
+        "warnings": warnings,
+        "maps": maps,
+        "searches": searches,
     }
     store.write_bytes(unit.outputs[0], json.dumps(result, allow_nan=False).encode())
     significant = sum(c["significant"] for s in searches for c in s["clusters"])
@@ -185,8 +208,15 @@ def _directions(test: Mapping[str, Any]) -> list[str]:
 
 
 def _search(
-    unit: WorkUnit, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, field: Smoothness,
-    roi: np.ndarray | None, direction: str, test: Mapping[str, Any],
+    unit: WorkUnit,
+    view: FitView,
+    grid: MaskGrid,
+    inside: np.ndarray,
+    statistic: np.ndarray,
+    field: Smoothness,
+    roi: np.ndarray | None,
+    direction: str,
+    test: Mapping[str, Any],
 ) -> SearchResult:
     settings = unit.params["inference"]
     df: Any = view.df if test["kind"] == "t" else (float(np.linalg.matrix_rank(np.asarray(test["weights"]))), view.df)
@@ -208,6 +238,58 @@ def _search(
     )
 
 
+def permuted_search(
+    view: FitView,
+    grid: MaskGrid,
+    inside: np.ndarray,
+    found: SearchResult,
+    roi: np.ndarray | None,
+    direction: str,
+    test: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> SearchResult:
+    """Replace the corrected p of each cluster by that of the largest cluster under relabelling (Freedman-Lane)."""
+    if test["kind"] != "t":
+        raise DesignError(
+            f"{view.coefficient}: method permutation tests t contrasts; write the F test as several contrasts."
+        )
+    place = grid.voxel_index[inside]
+    chosen = np.flatnonzero(np.ones(len(place), dtype=bool) if roi is None else roi.ravel()[place])
+    whitener = view.whitener
+    values, X = view.values(inside[chosen]), np.asarray(view.entry["X"])
+    if whitener is not None:
+        values, X = whitener @ values, whitener @ X
+    null = permutation_test(
+        values,
+        X,
+        np.asarray(test["weights"])[0],
+        n_permutations=settings["permutations"],
+        seed=settings["seed"],
+        alternative=direction,
+        participant_ids=view.entry["participants"],
+        voxel_index=place[chosen],
+        shape=grid.shape,
+        cluster_forming_p=settings["cluster_forming_p"],
+    )
+    by_voxel = np.zeros(len(place), dtype=np.int64)
+    by_voxel[chosen] = np.asarray(null.labels)
+    p_of = {cluster.label: cluster.p_fwe_size for cluster in null.clusters}
+    clusters = []
+    for cluster in found.clusters:
+        p = p_of.get(int(np.bincount(by_voxel[cluster.voxels]).argmax()), 1.0)
+        peaks = tuple(
+            replace(k, p_fwe=float(null.p_fwe[np.searchsorted(chosen, _position(grid, place, k.voxel))]))
+            for k in cluster.peaks
+        )
+        clusters.append(replace(cluster, p_fwe=p, significant=p <= settings["alpha"], peaks=peaks))
+    note = f"Corrected p values of clusters and peaks: {null.n_permutations} relabellings (Freedman-Lane), smallest possible p {1 / (1 + null.n_permutations):.2g}."
+    return replace(found, clusters=tuple(clusters), warnings=(*found.warnings, note))
+
+
+def _position(grid: MaskGrid, place: np.ndarray, voxel: tuple[int, int, int]) -> int:
+    return int(np.searchsorted(place, np.ravel_multi_index(voxel, grid.shape)))
+
+
 def mask3d(grid: MaskGrid, inside: np.ndarray) -> np.ndarray:
     """Return the analysis mask on the grid."""
     flat = np.zeros(int(np.prod(grid.shape)), dtype=bool)
@@ -221,15 +303,28 @@ def _search_tree(context: ClusterContext, found: SearchResult, volume: str) -> d
     family = context.params["family_size"]
     smallest = min((c["p_fwe"] for c in clusters), default=1.0)
     return {
-        "direction": context.direction, "volume": volume, "n_voxels": int(found.n_voxels),
-        "resels": [float(r) for r in found.resels], "height_threshold_t": float(found.height_threshold),
-        "cluster_forming_p": settings["cluster_forming_p"], "min_extent": settings["min_extent"], "alpha": settings["alpha"],
-        "p_fwe_min": smallest, "p_family_min": min(1.0, smallest * family), "clusters": clusters,
+        "direction": context.direction,
+        "volume": volume,
+        "n_voxels": int(found.n_voxels),
+        "resels": [float(r) for r in found.resels],
+        "height_threshold_t": float(found.height_threshold),
+        "cluster_forming_p": settings["cluster_forming_p"],
+        "min_extent": settings["min_extent"],
+        "alpha": settings["alpha"],
+        "p_fwe_min": smallest,
+        "p_family_min": min(1.0, smallest * family),
+        "clusters": clusters,
     }
 
 
 def _write_maps(
-    unit: WorkUnit, store: Store, view: FitView, grid: MaskGrid, inside: np.ndarray, statistic: np.ndarray, test: Mapping[str, Any]
+    unit: WorkUnit,
+    store: Store,
+    view: FitView,
+    grid: MaskGrid,
+    inside: np.ndarray,
+    statistic: np.ndarray,
+    test: Mapping[str, Any],
 ) -> dict[str, str]:
     contrast = unit.params["contrast"]
     if test["kind"] == "t":
@@ -237,8 +332,14 @@ def _write_maps(
         effect = view.test_row("effect", contrast)[inside]
         se = view.test_row("se", contrast)[inside]
         numbers = {
-            "t": statistic, "effect": effect, "variance": se**2, "z": t_to_z(statistic, view.df),
-            "p": _t_p(statistic, view.df, test["alternative"]), "r": r, "rLower": lower, "rUpper": upper,
+            "t": statistic,
+            "effect": effect,
+            "variance": se**2,
+            "z": t_to_z(statistic, view.df),
+            "p": _t_p(statistic, view.df, test["alternative"]),
+            "r": r,
+            "rLower": lower,
+            "rUpper": upper,
         }
         names: tuple[str, ...] = STATS_T
     else:
@@ -253,12 +354,20 @@ def _write_maps(
         vector[inside] = numbers[stat]
         path = f"{stem}_stat-{stat}_statmap.nii.gz"
         image, sidecar = write_statmap(
-            vector, grid, stat=stat, df=view.df,
+            vector,
+            grid,
+            stat=stat,
+            df=view.df,
             description=f"{view.design['model']} {view.coefficient} {contrast}",
             sidecar={
-                "Map": view.design["map"], "Label": view.design["label"], "Coefficient": view.coefficient,
-                "Contrast": test["test"], "Alternative": test["alternative"], "EffectUnits": view.entry["units"],
-                "NumberOfParticipants": len(view.entry["participants"]), "DegreesOfFreedom": view.df,
+                "Map": view.design["map"],
+                "Label": view.design["label"],
+                "Coefficient": view.coefficient,
+                "Contrast": test["test"],
+                "Alternative": test["alternative"],
+                "EffectUnits": view.entry["units"],
+                "NumberOfParticipants": len(view.entry["participants"]),
+                "DegreesOfFreedom": view.df,
             },
         )
         store.write_bytes(path, image)

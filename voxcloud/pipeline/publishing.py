@@ -43,8 +43,13 @@ def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         for participant, curve in sorted(curves.items()):
             days, values = fits.data[score][participant]
             people[participant] = {
-                "alpha": _finite(curve.alpha), "delta": _finite(curve.delta), "gamma": _finite(curve.gamma),
-                "improvement": _finite(curve.improvement), "flags": list(curve.flags), "days": days, "values": values,
+                "alpha": _finite(curve.alpha),
+                "delta": _finite(curve.delta),
+                "gamma": _finite(curve.gamma),
+                "improvement": _finite(curve.improvement),
+                "flags": list(curve.flags),
+                "days": days,
+                "values": values,
             }
         scores[score] = {"better": fits.better[score], "participants": people}
         tests += _score_tests(score, people)
@@ -62,15 +67,32 @@ def _score_tests(score: str, people: Mapping[str, Any]) -> list[dict[str, Any]]:
     tests = []
     if len(improvement) >= 3:
         found = wilcoxon_one_sample(improvement)
-        tests.append({"name": f"{score}: improvement differs from 0 (one-sample Wilcoxon)", "statistic": found.z, "p": found.p_exact,
-                      "n": found.n, "words": "z and exact p over participants with a usable learning curve"})
-    last = [(p["values"][p["days"].index(28.0)], p["values"][p["days"].index(84.0)]) for p in people.values()
-            if 28.0 in p["days"] and 84.0 in p["days"]]
+        tests.append(
+            {
+                "name": f"{score}: improvement differs from 0 (one-sample Wilcoxon)",
+                "statistic": found.z,
+                "p": found.p_exact,
+                "n": found.n,
+                "words": "z and exact p over participants with a usable learning curve",
+            }
+        )
+    last = [
+        (p["values"][p["days"].index(28.0)], p["values"][p["days"].index(84.0)])
+        for p in people.values()
+        if 28.0 in p["days"] and 84.0 in p["days"]
+    ]
     if len(last) >= 3:
         first, second = np.array(last, dtype=np.float64).T
         found = wilcoxon_signed_rank(first, second)
-        tests.append({"name": f"{score}: day 84 against day 28 (signed-rank)", "statistic": found.z, "p": found.p_exact,
-                      "n": found.n, "words": "retention after the training ended"})
+        tests.append(
+            {
+                "name": f"{score}: day 84 against day 28 (signed-rank)",
+                "statistic": found.z,
+                "p": found.p_exact,
+                "n": found.n,
+                "words": "retention after the training ended",
+            }
+        )
     return tests
 
 
@@ -86,25 +108,49 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     significant = [c for _, s in searches for c in s["clusters"] if c["significant"]]
     stacks = _stacks(store, info)
     tree = {
-        "schema": RESULT_SCHEMA, "study": info["study"], "analysis": unit.params["analysis"], "look": info.get("look"),
-        "family": unit.params["family"], "searches_planned": unit.params["searches"], "searches_run": len(searches),
-        "alpha": max(alphas, default=0.05), "expected_false_positives": float(expected_false_positives(alphas)),
+        "schema": RESULT_SCHEMA,
+        "study": info["study"],
+        "analysis": unit.params["analysis"],
+        "look": info.get("look"),
+        "family": unit.params["family"],
+        "searches_planned": unit.params["searches"],
+        "searches_run": len(searches),
+        "alpha": max(alphas, default=0.05),
+        "expected_false_positives": float(expected_false_positives(alphas)),
         "significant_clusters": len(significant),
         "significant_family": sum(c["p_family"] < 0.05 for c in significant),
         "flagged_clusters": sum(bool(c.get("influence", {}).get("flagged")) for c in significant),
         "holm": [
-            {"model": t["model"], "map": t["map"], "label": t["label"], "coefficient": t["coefficient"], "contrast": t["contrast"],
-             "direction": s["direction"], "volume": s["volume"], "p_fwe_min": p, "p_holm": float(h)}
+            {
+                "model": t["model"],
+                "map": t["map"],
+                "label": t["label"],
+                "coefficient": t["coefficient"],
+                "contrast": t["contrast"],
+                "direction": s["direction"],
+                "volume": s["volume"],
+                "p_fwe_min": p,
+                "p_holm": float(h),
+            }
             for (t, s), p, h in zip(searches, smallest, holm, strict=True)
         ],
-        "results": results, "failed": info.get("failed", []), "run": info.get("run", {}), "versions": versions(),
-        "problems": info.get("problems", []), "images_digest": info.get("images_digest"),
+        "results": results,
+        "failed": info.get("failed", []),
+        "run": info.get("run", {}),
+        "versions": versions(),
+        "problems": info.get("problems", []),
+        "images_digest": info.get("images_digest"),
     }
     truth = _truth(info, trees)
     if truth is not None:
         tree["truth"] = truth
     store.write_bytes("results/summary.json", json.dumps(tree, allow_nan=False).encode())
-    cohort = {"schema": RESULT_SCHEMA, **info["cohort"], "stacks": stacks, "warnings": info["cohort"]["warnings"] + _signature_warnings(stacks)}
+    cohort = {
+        "schema": RESULT_SCHEMA,
+        **info["cohort"],
+        "stacks": stacks,
+        "warnings": info["cohort"]["warnings"] + _signature_warnings(stacks),
+    }
     for stack in cohort["stacks"]:
         stack.pop("signatures", None)
     store.write_bytes("results/cohort.json", json.dumps(cohort, allow_nan=False).encode())
@@ -120,13 +166,19 @@ def _stacks(store: Store, info: Mapping[str, Any]) -> list[dict[str, Any]]:
         signatures: dict[str, Any] = {}
         for name, fingerprint in stack["shards"]:
             record = read_record(store, "stack-shard", name, fingerprint, "done")
-            for image in (record.result.get("images", []) if record is not None else []):
+            for image in record.result.get("images", []) if record is not None else []:
                 who = f"sub-{image['participant_id']}" + (f"_ses-{image['session_id']}" if image["session_id"] else "")
                 medians[who], nan[who] = image["median"], image["nan"]
                 if "signature" in image:
                     signatures[who] = image["signature"]
-        found.append({**{k: v for k, v in stack.items() if k != "shards"}, "median_per_image": medians,
-                      "not_finite_per_image": nan, "signatures": signatures})
+        found.append(
+            {
+                **{k: v for k, v in stack.items() if k != "shards"},
+                "median_per_image": medians,
+                "not_finite_per_image": nan,
+                "signatures": signatures,
+            }
+        )
     return found
 
 

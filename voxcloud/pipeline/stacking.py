@@ -14,7 +14,7 @@ from voxcloud.errors import ImageError
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.plan.units import stack_spec
 from voxcloud.schema import check_units
-from voxcloud.storage.stack import StackSpec, build_manifest, create_stack, write_manifest, write_shard
+from voxcloud.storage.stack import StackRow, StackSpec, build_manifest, create_stack, write_manifest, write_shard
 from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     (``on_bad_image: exclude``) and is named in the record.
     """
     spec, grid = spec_of(unit)
-    create_stack(store, spec, unit.params["shard"] + 1)
+    create_stack(store, spec)
     bad: list[dict[str, str]] = []
     statistics: list[dict[str, Any]] = []
 
@@ -48,7 +48,9 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             try:
                 vector, numbers = _read_checked(unit, grid, participant, session, image)
             except ImageError as error:
-                bad.append({"participant_id": participant, "session_id": session, "digest": digest, "reason": str(error)})
+                bad.append(
+                    {"participant_id": participant, "session_id": session, "digest": digest, "reason": str(error)}
+                )
                 continue
             statistics.append({"participant_id": participant, "session_id": session, **numbers})
             yield row % spec.shard_rows, vector
@@ -92,6 +94,7 @@ def _read_checked(
 def stack_manifest(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Write the manifest: which row holds which image, and the digest of every shard."""
     spec, _ = spec_of(unit)
-    manifest = build_manifest(store, spec, unit.places["rows"])
-    write_manifest(store, spec, manifest, unit.outputs[0])
+    rows = [StackRow(*row) for row in unit.places["rows"]]
+    manifest = build_manifest(store, spec, unit.places["number"], rows)
+    write_manifest(store, manifest)
     return {"rows": len(manifest.rows), "shards": len(manifest.shards)}

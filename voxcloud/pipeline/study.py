@@ -122,7 +122,9 @@ def study_status(path: Path | str) -> PlannedStudy:
     return plan_study(path)
 
 
-def _planned(loaded: LoadedStudy, store: Store, recompute: Sequence[str] = ()) -> tuple[StudyPlan, dict[str, UnitStatus]]:
+def _planned(
+    loaded: LoadedStudy, store: Store, recompute: Sequence[str] = ()
+) -> tuple[StudyPlan, dict[str, UnitStatus]]:
     plan = build_plan(loaded, store, {})
     status = derive_status(plan.units, store, recompute=recompute)
     bad = bad_images(status) if loaded.study.on_bad_image == "exclude" else {}
@@ -171,13 +173,26 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
     emit(Event("run-ended", totals=_totals(plan, total)))
     done = len(plan.units) - len(total.computed) - len(total.failed) - len(total.unavailable)
     return StudyOutcome(
-        tuple(total.computed), total.failed, total.unavailable, plan.problems, max(0, done), time.monotonic() - start,
-        total.cpu_s, store.url, report, _totals(plan, total),
+        tuple(total.computed),
+        total.failed,
+        total.unavailable,
+        plan.problems,
+        max(0, done),
+        time.monotonic() - start,
+        total.cpu_s,
+        store.url,
+        report,
+        _totals(plan, total),
     )
 
 
 def _totals(plan: StudyPlan, total: RunOutcome) -> dict[str, int]:
-    return {"planned": len(plan.units), "computed": len(total.computed), "failed": len(total.failed), "unavailable": len(total.unavailable)}
+    return {
+        "planned": len(plan.units),
+        "computed": len(total.computed),
+        "failed": len(total.failed),
+        "unavailable": len(total.unavailable),
+    }
 
 
 def _announce(status: Mapping[str, UnitStatus], emit: Listener) -> None:
@@ -211,7 +226,9 @@ def _run(units: Sequence[WorkUnit], store: Store, engine: Any, lease: Lease, emi
 def _write_study(loaded: LoadedStudy, store: Store) -> None:
     tree = loaded.study.model_dump(mode="json", by_alias=True)
     store.write_bytes(STUDY_COPY, json.dumps(tree, indent=1, sort_keys=True).encode())
-    store.write_bytes("dataset_description.json", json.dumps(dataset_description(loaded.study.name, __version__), indent=1).encode())
+    store.write_bytes(
+        "dataset_description.json", json.dumps(dataset_description(loaded.study.name, __version__), indent=1).encode()
+    )
     store.write_bytes(".bidsignore", BIDSIGNORE.encode())
 
 
@@ -224,7 +241,9 @@ def _write_designs(plan: StudyPlan, store: Store) -> None:
     for design in plan.designs.values():
         by_model.setdefault(design["model"], {})[design["stack"]] = design
     for model, stacks in by_model.items():
-        store.write_bytes(f"results/model-{model}/design.json", json.dumps(_design_page(stacks), sort_keys=True).encode())
+        store.write_bytes(
+            f"results/model-{model}/design.json", json.dumps(_design_page(stacks), sort_keys=True).encode()
+        )
 
 
 def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -233,22 +252,42 @@ def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     name, entry = next(iter(first["coefficients"].items()))
     numbers = entry["diagnostics"]
     return {
-        "schema": 1, "model": first["model"], "estimator": first["estimator"], "formula": first["formula"],
-        "variance": first["variance"], "weights": first["weights"], "coefficient": name,
-        "columns": entry["columns"], "matrix": entry["X"], "participants": entry["participants"], "groups": first["groups"],
-        "rank": entry["rank"], **{k: numbers[k] for k in ("vif", "leverage", "correlation") if k in numbers},
-        "time": first["time"], "visits": first["visits"],
-        "contrasts": {k: {"test": t["test"], "kind": t["kind"], "weights": t["weights"]} for k, t in entry["tests"].items()},
+        "schema": 1,
+        "model": first["model"],
+        "estimator": first["estimator"],
+        "formula": first["formula"],
+        "variance": first["variance"],
+        "weights": first["weights"],
+        "coefficient": name,
+        "columns": entry["columns"],
+        "matrix": entry["X"],
+        "participants": entry["participants"],
+        "groups": first["groups"],
+        "rank": entry["rank"],
+        **{k: numbers[k] for k in ("vif", "leverage", "correlation") if k in numbers},
+        "time": first["time"],
+        "visits": first["visits"],
+        "contrasts": {
+            k: {"test": t["test"], "kind": t["kind"], "weights": t["weights"]} for k, t in entry["tests"].items()
+        },
         "accepted_unequal_variance": first["accepted_unequal_variance"],
         "stacks": {
-            stack: {c: len(e["participants"]) for c, e in design["coefficients"].items()} for stack, design in stacks.items()
+            stack: {c: len(e["participants"]) for c, e in design["coefficients"].items()}
+            for stack, design in stacks.items()
         },
         "sentences": [],
     }
 
 
 def _close(
-    loaded: LoadedStudy, plan: StudyPlan, store: Store, engine: Any, lease: Lease, emit: Listener, total: RunOutcome, start: float
+    loaded: LoadedStudy,
+    plan: StudyPlan,
+    store: Store,
+    engine: Any,
+    lease: Lease,
+    emit: Listener,
+    total: RunOutcome,
+    start: float,
 ) -> Path | None:
     """Gather results; with failures too, so that a report exists and names them."""
     broken = sorted({*total.failed, *total.unavailable})
@@ -275,29 +314,51 @@ def _run_info(loaded: LoadedStudy, plan: StudyPlan, store: Store, total: RunOutc
         looks.append(images_digest)
         store.write_bytes(LOOKS, json.dumps(looks).encode())
     shards = {
-        stack.name: [[u.name, u.fingerprint[:16]] for u in plan.units if u.step == "stack-shard" and u.name.startswith(f"{stack.name}/")]
+        stack.name: [
+            [u.name, u.fingerprint[:16]]
+            for u in plan.units
+            if u.step == "stack-shard" and u.name.startswith(f"{stack.name}/")
+        ]
         for stack in plan.stacks.values()
     }
     return {
-        "study": loaded.study.name, "study_file": str(loaded.path), "look": looks.index(images_digest) + 1,
+        "study": loaded.study.name,
+        "study_file": str(loaded.path),
+        "look": looks.index(images_digest) + 1,
         "images_digest": images_digest,
         "results": [u.outputs[0] for u in plan.units if u.step == "inference"],
-        "failed": [{"unit": k, **{n: v for n, v in a.items() if n in ("message", "rerun", "error_class")}} for k, a in total.failed.items()]
+        "failed": [
+            {"unit": k, **{n: v for n, v in a.items() if n in ("message", "rerun", "error_class")}}
+            for k, a in total.failed.items()
+        ]
         + [{"unit": k, "message": reason} for k, reason in total.unavailable.items()],
         "problems": list(plan.problems),
         "run": {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "host": socket.gethostname(), "cores": os.cpu_count(),
-            "engine": loaded.study.compute.engine, "seconds": time.monotonic() - start, "cpu_s": total.cpu_s,
-            "units": len(plan.units), "computed": len(total.computed),
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+            "host": socket.gethostname(),
+            "cores": os.cpu_count(),
+            "engine": loaded.study.compute.engine,
+            "seconds": time.monotonic() - start,
+            "cpu_s": total.cpu_s,
+            "units": len(plan.units),
+            "computed": len(total.computed),
         },
         "cohort": {
-            "participants_n": len({p for p, _, _ in images}), "images_n": len(images),
+            "participants_n": len({p for p, _, _ in images}),
+            "images_n": len(images),
             "sessions_n": len({(p, s) for p, s, _ in images}),
-            "left_out": [vars(item) for item in plan.left_out], "warnings": list(plan.warnings),
+            "left_out": [vars(item) for item in plan.left_out],
+            "warnings": list(plan.warnings),
         },
         "stacks": [
-            {"map": s.map, "label": s.label, "images": len(s.images), "units": s.spec.units, "n_voxels": len(plan.grid.voxel_index),
-             "shards": shards[s.name]}
+            {
+                "map": s.map,
+                "label": s.label,
+                "images": len(s.images),
+                "units": s.spec.units,
+                "n_voxels": len(plan.grid.voxel_index),
+                "shards": shards[s.name],
+            }
             for s in plan.stacks.values()
         ],
     }
@@ -322,7 +383,9 @@ def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
     """Run one unit alone, as the last run planned it."""
     store = open_store(str(output))
     if not store.exists(unit_path(key)):
-        raise PlanError(f"{output}: no unit {key} was planned here. Give the study's output folder with --output, and a key that status prints.")
+        raise PlanError(
+            f"{output}: no unit {key} was planned here. Give the study's output folder with --output, and a key that status prints."
+        )
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
         return execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, lease.run_id)
 
@@ -348,7 +411,9 @@ def validate_study(path: Path | str) -> list[str]:
         workers = worker_count(loaded.study.compute)
         have = memory_per_worker(loaded.study.compute, workers)
         if largest > have:
-            problems.append(f"compute: the largest unit needs {largest / 1e6:.0f} MB, a worker has {have / 1e6:.0f} MB. Use fewer workers.")
+            problems.append(
+                f"compute: the largest unit needs {largest / 1e6:.0f} MB, a worker has {have / 1e6:.0f} MB. Use fewer workers."
+            )
     except VoxcloudError as error:
         problems.append(str(error))
     return problems

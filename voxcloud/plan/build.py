@@ -89,8 +89,12 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
     participants = cohort.participants if behaviour is None else behaviour.join(cohort.participants)
     stacks = _stacks(loaded, store, cohort, grid)
     left_out = [LeftOut(i.participant_id, i.session_id, i.what, i.reason) for i in cohort.left_out]
-    left_out += [LeftOut(p, s, stack.name, bad_images[(p, s, d)]) for stack in stacks.values()
-                 for (p, s, d) in (i.identity for i in stack.images) if (p, s, d) in bad_images]
+    left_out += [
+        LeftOut(p, s, stack.name, bad_images[(p, s, d)])
+        for stack in stacks.values()
+        for (p, s, d) in (i.identity for i in stack.images)
+        if (p, s, d) in bad_images
+    ]
     designs, selections, problems = _designs(loaded, stacks, participants, bad_images, behaviour, left_out)
     searches = count_searches(loaded, list(designs.values()))
     context = make.Context(loaded, store.url, grid, searches)
@@ -135,7 +139,9 @@ def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid) -
     for model in study.models:
         for map_name in model.maps:
             _check_map(model, map_name, {m for m, _ in have})
-            pairs = [(m, lab) for m, lab in sorted(have) if m == map_name and (model.labels is None or lab in model.labels)]
+            pairs = [
+                (m, lab) for m, lab in sorted(have) if m == map_name and (model.labels is None or lab in model.labels)
+            ]
             needed += [p for p in pairs if p not in needed]
     for label, mask in study.masks.items():
         if (mask.map, label) not in have:
@@ -218,7 +224,8 @@ def count_searches(loaded: LoadedStudy, designs: Sequence[Mapping[str, Any]]) ->
         volumes = len(volumes_of(loaded, design["label"])) or 1
         for coefficient in design["coefficients"].values():
             directions = sum(
-                2 if test["alternative"] == "two-sided" and test["kind"] == "t" else 1 for test in coefficient["tests"].values()
+                2 if test["alternative"] == "two-sided" and test["kind"] == "t" else 1
+                for test in coefficient["tests"].values()
             )
             counts["study"] += volumes * directions
             counts[design["model"]] = counts.get(design["model"], 0) + volumes * directions

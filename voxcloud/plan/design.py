@@ -112,7 +112,9 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
     wanted = model.coefficients or basis.terms
     unknown = [c for c in wanted if c not in basis.terms]
     if unknown:
-        raise DesignError(f"coefficients: {', '.join(unknown)} is not a term of the time basis ({', '.join(basis.terms)}).")
+        raise DesignError(
+            f"coefficients: {', '.join(unknown)} is not a term of the time basis ({', '.join(basis.terms)})."
+        )
     what = f"model {model.name}, {selection.stack}"
     left_out = [LeftOut(p, None, what, reason) for p, reason in plan.left_out.items()]
     units = f"{variable(selection.map).units} per {basis.scale_days:g} days"
@@ -120,11 +122,16 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
     for term in wanted:
         entering = plan.participants_of(term)
         left_out += [
-            LeftOut(p, None, f"{what}, {term}", reason) for p, reason in plan.left_out_of(term).items() if p not in plan.left_out
+            LeftOut(p, None, f"{what}, {term}", reason)
+            for p, reason in plan.left_out_of(term).items()
+            if p not in plan.left_out
         ]
         coefficients[term] = {
             "participants": entering,
-            "weights": {p: {"images": list(plan.rows[p]), "weights": plan.first_level_weights(p, term).tolist()} for p in entering},
+            "weights": {
+                p: {"images": list(plan.rows[p]), "weights": plan.first_level_weights(p, term).tolist()}
+                for p in entering
+            },
             "row_weights": plan.precision_weights(term) if model.weights == "precision" else None,
             "units": units,
         }
@@ -157,7 +164,9 @@ def _group_level(
         }
     df = len(participants) - design.rank
     if df < 1:
-        raise DesignError(f"{len(participants)} participants and rank {design.rank} leave {df} degrees of freedom; simplify the formula.")
+        raise DesignError(
+            f"{len(participants)} participants and rank {design.rank} leave {df} degrees of freedom; simplify the formula."
+        )
     return {
         "participants": list(participants),
         "columns": list(design.columns),

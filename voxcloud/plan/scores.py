@@ -59,7 +59,8 @@ class BehaviourFits:
             return participants, []
         bad = participants[names].isna().any(axis=1)
         gone = [
-            LeftOut(str(p), None, f"model {model.name}", self._why(str(p), names)) for p in participants.loc[bad, "participant_id"]
+            LeftOut(str(p), None, f"model {model.name}", self._why(str(p), names))
+            for p in participants.loc[bad, "participant_id"]
         ]
         keep = participants[~bad].reset_index(drop=True)
         return keep, gone
@@ -81,7 +82,9 @@ def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
     data: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     for score, spec in section.scores.items():
         if score not in table.columns:
-            raise TableError(f"{path}: expected a column {score}, found {', '.join(table.columns)}.{nearest(score, table.columns)}")
+            raise TableError(
+                f"{path}: expected a column {score}, found {', '.join(table.columns)}.{nearest(score, table.columns)}"
+            )
         rows = table[["participant_id", "day", score]].dropna()
         rows = rows[rows["participant_id"].astype(str).isin(known)].sort_values(["participant_id", "day"])
         data[score] = {
@@ -120,4 +123,8 @@ def _curves(data: dict[str, tuple[list[float], list[float]]], spec: Score) -> di
 def _outliers(people: dict[str, LearningCurve], parameter: str) -> tuple[Exclusion, ...]:
     """Find values beyond three standard deviations among the curves that can be read as learning."""
     sound = [curve for curve in people.values() if not curve.unphysical]
-    return find_outliers([c.participant_id for c in sound], [getattr(c, parameter) for c in sound], parameter) if sound else ()
+    return (
+        find_outliers([c.participant_id for c in sound], [getattr(c, parameter) for c in sound], parameter)
+        if sound
+        else ()
+    )

@@ -67,7 +67,9 @@ def group_of(study: Study, model: Model, participants: pd.DataFrame) -> dict[str
     """
     if "group" not in participants.columns:
         if model.where is not None:
-            raise TableError(f"model {model.name}: `where: {model.where}` needs a column group in the participants table.")
+            raise TableError(
+                f"model {model.name}: `where: {model.where}` needs a column group in the participants table."
+            )
         return {str(p): "" for p in participants["participant_id"]}
     levels = {str(level) for level in participants["group"].dropna()}
     named = model.where_groups
@@ -92,7 +94,9 @@ def group_of(study: Study, model: Model, participants: pd.DataFrame) -> dict[str
     for participant, level in zip(participants["participant_id"], participants["group"], strict=True):
         owners = [name for name, members in unions.items() if str(level) in members]
         if len(owners) > 1:
-            raise TableError(f"model {model.name}: participant {participant} (group {level}) is in {' and '.join(owners)}.")
+            raise TableError(
+                f"model {model.name}: participant {participant} (group {level}) is in {' and '.join(owners)}."
+            )
         if owners:
             found[str(participant)] = owners[0]
     return found
@@ -170,8 +174,12 @@ def _whole_sets(model: Model, images: list[ImageRef], stack: str) -> tuple[list[
         else:
             days = ", ".join(f"{i.day:g}" for i in rows if i.day is not None)
             left_out.append(
-                LeftOut(participant, None, f"model {model.name}, {stack}",
-                        f"expected images on days {model.days[0]:g} and {model.days[1]:g}, found day {days} only")
+                LeftOut(
+                    participant,
+                    None,
+                    f"model {model.name}, {stack}",
+                    f"expected images on days {model.days[0]:g} and {model.days[1]:g}, found day {days} only",
+                )
             )
     return kept, left_out
 

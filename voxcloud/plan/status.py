@@ -97,11 +97,19 @@ def changed_parts(unit: WorkUnit, record: Record | None) -> str:
         return "its record cannot be read"
     before: Mapping[str, str] = record.result.get("parts", {})
     now = unit.parts
-    words = [f"{name}: {before[name]} -> {now[name]}" for name in now if name in before and before[name] != now[name]
-             and not name.startswith("input ")]
-    words += [f"{name.removeprefix('input ')} changed" for name in now
-              if name in before and before[name] != now[name] and name.startswith("input ")]
-    words += [f"{name} is new" for name in now if name not in before] + [f"{name} is gone" for name in before if name not in now]
+    words = [
+        f"{name}: {before[name]} -> {now[name]}"
+        for name in now
+        if name in before and before[name] != now[name] and not name.startswith("input ")
+    ]
+    words += [
+        f"{name.removeprefix('input ')} changed"
+        for name in now
+        if name in before and before[name] != now[name] and name.startswith("input ")
+    ]
+    words += [f"{name} is new" for name in now if name not in before] + [
+        f"{name} is gone" for name in before if name not in now
+    ]
     return "; ".join(words) or f"last attempt {record.state}"
 
 

@@ -12,7 +12,7 @@ from voxcloud.config.study import Model
 from voxcloud.plan.selection import ImageRef
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
-from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path, stack_prefix
+from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path
 
 if TYPE_CHECKING:
     from voxcloud.plan.build import BadImages, Stack
@@ -57,7 +57,9 @@ def mask_digest(grid: MaskGrid) -> str:
     import hashlib
 
     state = hashlib.sha256(grid.voxel_index.astype("<i8").tobytes())
-    state.update(repr((tuple(int(n) for n in grid.shape), [[float(f"{v:.9g}") for v in row] for row in grid.affine])).encode())
+    state.update(
+        repr((tuple(int(n) for n in grid.shape), [[float(f"{v:.9g}") for v in row] for row in grid.affine])).encode()
+    )
     return state.hexdigest()
 
 
@@ -91,7 +93,11 @@ def stack_units(context: Context, stacks: Mapping[str, Stack]) -> list[WorkUnit]
 
 
 def _shard_unit(
-    context: Context, stack: Stack, shard: int, rows: Sequence[Any], by_identity: Mapping[tuple[str, str, str], ImageRef]
+    context: Context,
+    stack: Stack,
+    shard: int,
+    rows: Sequence[Any],
+    by_identity: Mapping[tuple[str, str, str], ImageRef],
 ) -> WorkUnit:
     identity = [[row.row, row.participant_id, row.session_id, row.digest] for row in rows]
     images = {}
@@ -103,7 +109,13 @@ def _shard_unit(
     return WorkUnit(
         step="stack-shard",
         name=f"{stack.name}/shard-{shard:05d}",
-        params={"map": stack.map, "label": stack.label, "shard": shard, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS},
+        params={
+            "map": stack.map,
+            "label": stack.label,
+            "shard": shard,
+            "shard_rows": SHARD_ROWS,
+            "block_voxels": BLOCK_VOXELS,
+        },
         inputs={"images": digest_json(identity), "mask": context.mask_digest},
         places=context.places(rows=identity, images=images, on_bad_image=context.loaded.study.on_bad_image),
         outputs=(shard_path(stack.spec, shard),),
@@ -126,8 +138,9 @@ def _manifest_unit(context: Context, stack: Stack, shards: Sequence[WorkUnit]) -
         step="stack-manifest",
         name=stack.name,
         params={"map": stack.map, "label": stack.label, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS},
-        inputs={"rows": digest_json(rows), "mask": context.mask_digest} | {unit.name: unit.fingerprint for unit in shards},
-        places=context.places(rows=rows),
+        inputs={"rows": digest_json(rows), "mask": context.mask_digest}
+        | {unit.name: unit.fingerprint for unit in shards},
+        places=context.places(rows=rows, number=stack.allocation.manifest_number),
         upstream=tuple(unit.key for unit in shards),
         outputs=(f"{manifest_prefix(stack.spec)}-{stack.allocation.manifest_number}.json",),
         projected_mem=SLACK_BYTES,
@@ -147,7 +160,13 @@ def model_units(
     """Return the units of one model on one stack."""
     digest = digest_json(design)
     where = f"{model.name}/{stack.name}"
-    base = {"model": model.name, "map": stack.map, "label": stack.label, "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS}
+    base = {
+        "model": model.name,
+        "map": stack.map,
+        "label": stack.label,
+        "shard_rows": SHARD_ROWS,
+        "block_voxels": BLOCK_VOXELS,
+    }
     units: list[WorkUnit] = []
     tissue_unit = _tissue_unit(context, model, design, tissue, bad_images) if tissue is not None else None
     if tissue_unit is not None:
@@ -207,8 +226,11 @@ def _tissue_unit(
         step="tissue-mask",
         name=name,
         params={
-            "map": tissue.map, "label": tissue.label, "threshold": mask.threshold,
-            "shard_rows": SHARD_ROWS, "block_voxels": BLOCK_VOXELS,
+            "map": tissue.map,
+            "label": tissue.label,
+            "threshold": mask.threshold,
+            "shard_rows": SHARD_ROWS,
+            "block_voxels": BLOCK_VOXELS,
         },
         inputs={"tissue images": digest_json(identity), "mask": context.mask_digest},
         places=context.places(images=identity),
@@ -323,9 +345,7 @@ def _search_units(
     units: list[WorkUnit] = []
     study = context.loaded.study
     fit_inputs = {unit.name: unit.fingerprint for unit in fits}
-    volumes = {
-        name: volume.path for name, volume in study.search_volumes.items() if volume.label in ("", stack.label)
-    }
+    volumes = {name: volume.path for name, volume in study.search_volumes.items() if volume.label in ("", stack.label)}
     from voxcloud.storage.store import file_digest
 
     volume_digests = {f"volume {name}": file_digest(context.loaded.resolve(path)) for name, path in volumes.items()}
@@ -339,7 +359,8 @@ def _search_units(
             places=context.places(),
             upstream=tuple(unit.key for unit in fits),
             outputs=tuple(
-                f"{fit_prefix(model.name, stack.name)}/{file}" for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
+                f"{fit_prefix(model.name, stack.name)}/{file}"
+                for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
             ),
             projected_mem=_smoothness_bytes(context, len(entry["participants"])),
             bytes_read=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 4,
@@ -353,17 +374,27 @@ def _search_units(
                     step="inference",
                     name=stem,
                     params={
-                        **base, "coefficient": coefficient, "contrast": contrast, "alternative": test["alternative"],
-                        "family_size": family, "inference": model.inference.model_dump(), "volumes": sorted(volumes),
+                        **base,
+                        "coefficient": coefficient,
+                        "contrast": contrast,
+                        "alternative": test["alternative"],
+                        "family_size": family,
+                        "inference": model.inference.model_dump(),
+                        "volumes": sorted(volumes),
                     },
                     inputs={"design": design_digest, "smoothness": smooth.fingerprint, **fit_inputs, **volume_digests}
                     | _atlas_digests(context),
                     places=context.places(
                         volumes={name: context.loaded.resolve(path) for name, path in volumes.items()},
-                        atlas={k: context.loaded.resolve(v) for k, v in study.atlas.model_dump().items()} if study.atlas else None,
+                        atlas={k: context.loaded.resolve(v) for k, v in study.atlas.model_dump().items()}
+                        if study.atlas
+                        else None,
                     ),
                     upstream=(smooth.key,),
-                    outputs=(search_result_path(model.name, stack.name, coefficient, contrast), *stat_paths(model.name, stack, coefficient, contrast, test["kind"])),
+                    outputs=(
+                        search_result_path(model.name, stack.name, coefficient, contrast),
+                        *stat_paths(model.name, stack, coefficient, contrast, test["kind"]),
+                    ),
                     projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + SLACK_BYTES,
                     bytes_read=context.voxels * 8 * 4,
                     bytes_written=context.voxels * 4 * 8,
@@ -421,7 +452,12 @@ def behaviour_unit(context: Context, fits: BehaviourFits) -> WorkUnit:
     return WorkUnit(
         step="behaviour",
         name="learning-curves",
-        params={"scores": {n: s.model_dump() for n, s in (context.loaded.study.behaviour.scores.items() if context.loaded.study.behaviour else ())}},
+        params={
+            "scores": {
+                n: s.model_dump()
+                for n, s in (context.loaded.study.behaviour.scores.items() if context.loaded.study.behaviour else ())
+            }
+        },
         inputs={"behaviour": fits.digest},
         places=context.places(study_file=str(context.loaded.path)),
         outputs=("results/behaviour.json",),
@@ -437,7 +473,12 @@ def closing_units(context: Context, units: Sequence[WorkUnit], failed: Sequence[
     summary = WorkUnit(
         step="summary",
         name="study",
-        params={"family": study.family, "analysis": study.analysis, "searches": context.searches["study"], "failed": sorted(failed)},
+        params={
+            "family": study.family,
+            "analysis": study.analysis,
+            "searches": context.searches["study"],
+            "failed": sorted(failed),
+        },
         inputs={unit.key: unit.fingerprint for unit in made},
         places=context.places(study_file=str(context.loaded.path)),
         upstream=tuple(unit.key for unit in made),
