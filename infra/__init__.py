@@ -1,1 +1,1 @@
-"""Where voxcloud runs: Dask clusters behind one small interface, found by the entry-point group ``voxcloud.engines``."""
+"""Where voxcloud runs: Dask clusters behind one small interface (entry-point group ``voxcloud.engines``)."""

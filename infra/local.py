@@ -67,7 +67,7 @@ def _hand_over(done: Any, future: Future[Any]) -> None:
 
 
 class LocalEngine(DaskEngine):
-    """A ``LocalCluster`` of single-threaded worker processes on this machine, over TLS with certificates of this run."""
+    """A ``LocalCluster`` of single-threaded worker processes on this machine, over TLS with this run's certificates."""
 
     def _connect(self) -> Any:
         import dask
@@ -116,7 +116,8 @@ class AddressEngine(DaskEngine):
         declared = [int(w.get("resources", {}).get("memory", 0)) for w in info.values()]
         if not declared or min(declared) == 0:
             raise PlanError(
-                f"{self.compute.address}: expected workers that declare a memory resource, found {len(declared)} workers, "
+                f"{self.compute.address}: expected workers that declare a memory resource, found {len(declared)} "
+                "workers, "
                 f"{sum(d == 0 for d in declared)} without. Start them with --resources memory=BYTES."
             )
         self.workers, self.memory_per_worker = len(declared), max(declared)

@@ -189,7 +189,8 @@ def check_units(map_name: str, where: str, median: float, low: float, high: floa
         return
     raise ImageError(
         f"{where}: {map_name} is expected in {v.units} with a median over the mask of {mlo:g} to {mhi:g} {v.units} "
-        f"and values of {lo:g} to {hi:g}, found median {median:.4g} and 1st to 99th percentile {low:.4g} to {high:.4g}; "
+        f"and values of {lo:g} to {hi:g}, found median {median:.4g} and 1st to 99th percentile {low:.4g} to "
+        f"{high:.4g}; "
         f"{v.hint}. Convert the image to {v.units}, or exclude it (on_bad_image: exclude)."
     )
 

@@ -329,7 +329,7 @@ def test_permutation_test__constant_voxels_get_nan_and_change_nothing() -> None:
     plain = permutation_test(y, x, C, n_permutations=50, seed=1, alternative="greater")
     result = permutation_test(held, x, C, n_permutations=50, seed=1, alternative="greater")
     assert np.flatnonzero(np.isnan(result.p_fwe)).tolist() == np.flatnonzero(np.isnan(result.t)).tolist() == [0, 11]
-    np.testing.assert_array_equal(result.max_t, plain.max_t)
+    np.testing.assert_allclose(result.max_t, plain.max_t, rtol=1e-12)  # BLAS: bits may depend on the width
     np.testing.assert_array_equal(result.p_fwe[~np.isnan(result.p_fwe)], plain.p_fwe)
 
 

@@ -129,7 +129,7 @@ def simulate(
         list[str] | None, typer.Option("--map", help="Only these maps (repeat the option); default: all eight.")
     ] = None,
 ) -> None:
-    """Simulate the model study on real anatomy: 49 people, five groups, five visits, planted effects, truth beside it."""
+    """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it."""
     from voxcloud.testing.simulate import simulate_study
 
     made = simulate_study(out, resolution_mm=resolution, seed=seed, maps=tuple(maps) if maps else None)

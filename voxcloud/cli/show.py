@@ -92,7 +92,8 @@ def show_plan(planned: PlannedStudy, *, as_json: bool, every_unit: bool) -> None
         )
     console.print(table)
     console.print(
-        f"\n{tree['to_compute']} of {tree['units']} units to compute, about {seconds(tree['expected_cpu_s'])} of one core. "
+        f"\n{tree['to_compute']} of {tree['units']} units to compute, about {seconds(tree['expected_cpu_s'])} of "
+        "one core. "
         f"{tree['searches']} searches, {tree['expected_false_positives']} false positives expected if nothing is there."
     )
     _reasons(planned, every_unit)
@@ -154,7 +155,8 @@ def show_outcome(outcome: StudyOutcome) -> int:
     """Print what a run did and return the number of failures."""
     console.print(
         f"\n{len(outcome.computed)} units computed, {outcome.already_done} were done, {len(outcome.failed)} failed, "
-        f"{len(outcome.unavailable)} could not start; {seconds(outcome.seconds)} ({seconds(outcome.cpu_s)} of CPU in units)."
+        f"{len(outcome.unavailable)} could not start; {seconds(outcome.seconds)} ({seconds(outcome.cpu_s)} of CPU "
+        "in units)."
     )
     for problem in outcome.problems:
         console.print(f"problem: {problem}", markup=False)

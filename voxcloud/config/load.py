@@ -88,7 +88,8 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     version = tree.get("schema")
     if isinstance(version, int) and version > STUDY_SCHEMA:
         raise NewerSchemaError(
-            f"{where}: schema {version} is newer than {STUDY_SCHEMA}, the newest that this voxcloud reads. Update voxcloud."
+            f"{where}: schema {version} is newer than {STUDY_SCHEMA}, the newest that this voxcloud reads. Update "
+            "voxcloud."
         )
     try:
         return Study.model_validate(tree)

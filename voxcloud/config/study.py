@@ -6,6 +6,7 @@ form: they are written for the person who fills the file in.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Literal
 
@@ -33,7 +34,8 @@ class TissueMask(Part):
         ...,
         gt=0,
         lt=1,
-        description="Voxels whose mean probability (over participants, of the mean over visits) is below this are left out.",
+        description="Voxels whose mean probability (over participants, of the mean over visits) is below this are "
+        "left out.",
     )
 
 
@@ -51,18 +53,20 @@ class Time(Part):
     reference_days: tuple[float, ...] = Field(..., description="Days of the complete design, e.g. [0, 7, 14, 28, 84].")
     terms: tuple[str, ...] = Field(
         ("linear", "quadratic"),
-        description="Terms beside the intercept. polynomial: linear, quadratic, cubic; piecewise and categorical: made from knots or days.",
+        description="Terms beside the intercept. polynomial: linear, quadratic, cubic; piecewise and categorical: "
+        "made from knots or days.",
     )
     orthogonalise: str | None = Field(
         None,
-        description="This term is residualised on the intercept and the other terms over the reference days. Its own t map stays that of the plain model; the other term absorbs the shared variance.",
+        description="This term is residualised on the intercept and the other terms over the reference days. Its "
+        "own t map stays that of the plain model; the other term absorbs the shared variance.",
     )
     knots: tuple[float, ...] = Field((), description="Days at which the slope of a piecewise basis may change.")
 
     @field_validator("reference_days")
     @classmethod
     def _increasing(cls, days: tuple[float, ...]) -> tuple[float, ...]:
-        if len(days) < 2 or any(b <= a for a, b in zip(days, days[1:], strict=False)):
+        if len(days) < 2 or any(b <= a for a, b in itertools.pairwise(days)):
             raise ValueError("expected at least two days in increasing order")
         return days
 
@@ -72,7 +76,8 @@ class ContrastSpec(Part):
 
     test: str | tuple[str, ...] = Field(
         ...,
-        description='A comparison such as "group[patients] - group[untrained]", a covariate such as "age", "intercept"; a list of them is an F test.',
+        description='A comparison such as "group[patients] - group[untrained]", a covariate such as "age", '
+        '"intercept"; a list of them is an F test.',
     )
     alternative: Literal["greater", "less", "two-sided"] = Field(
         ..., description="No default: greater, less, or two-sided (both directions are searched and both count)."
@@ -94,7 +99,8 @@ class Inference(Part):
     cluster_forming_p: float = Field(
         0.001,
         gt=0,
-        description="Cluster-forming threshold as an uncorrected p value (never a t value). Above 0.001 needs accept_liberal_threshold.",
+        description="Cluster-forming threshold as an uncorrected p value (never a t value). Above 0.001 needs "
+        "accept_liberal_threshold.",
     )
     min_extent: int = Field(
         20, ge=0, description="Clusters below this number of voxels are not listed; applied after the correction."
@@ -122,7 +128,8 @@ class Inference(Part):
     def _liberal(self) -> Inference:
         if self.cluster_forming_p > 0.001 and self.method == "random-field" and not self.accept_liberal_threshold:
             raise ValueError(
-                f"cluster_forming_p {self.cluster_forming_p:g} is above 0.001, where random-field cluster p values are too small. "
+                f"cluster_forming_p {self.cluster_forming_p:g} is above 0.001, where random-field cluster p values "
+                "are too small. "
                 "Use 0.001, or method: permutation, or set accept_liberal_threshold: true"
             )
         return self
@@ -141,7 +148,8 @@ class Model(Part):
     )
     estimator: Literal["two-stage", "ols", "paired"] = Field(
         "two-stage",
-        description="two-stage: per-participant OLS over visits, then the group model on each coefficient; ols: one image per participant; paired: difference of two days.",
+        description="two-stage: per-participant OLS over visits, then the group model on each coefficient; ols: one "
+        "image per participant; paired: difference of two days.",
     )
     coefficients: tuple[str, ...] | None = Field(
         None, description="Time terms to test (two-stage); default: all terms of the basis."
@@ -159,22 +167,26 @@ class Model(Part):
     max_variance_ratio: float = Field(
         4.0,
         gt=1,
-        description="two-stage: a participant whose missing visits inflate the variance of a coefficient by more than this over the complete design leaves that coefficient, by name.",
+        description="two-stage: a participant whose missing visits inflate the variance of a coefficient by more "
+        "than this over the complete design leaves that coefficient, by name.",
     )
     weights: Literal["equal", "precision"] = Field(
         "equal", description="two-stage: weight participants equally or by the precision of their coefficient."
     )
     accept_unequal_variance: bool = Field(
         False,
-        description="two-stage: keep participants above max_variance_ratio in a plain unweighted fit; every page is stamped.",
+        description="two-stage: keep participants above max_variance_ratio in a plain unweighted fit; every page is "
+        "stamped.",
     )
     variance: Literal["equal", "unequal"] = Field(
         "equal",
-        description="unequal: one global covariance with a variance per group by ReML, as SPM12's default for two-sample tests.",
+        description="unequal: one global covariance with a variance per group by ReML, as SPM12's default for "
+        "two-sample tests.",
     )
     formula: str = Field(
         "1",
-        description="Wilkinson formula over participants, e.g. `group + age + tiv`; numeric covariates are centred over the people fitted.",
+        description="Wilkinson formula over participants, e.g. `group + age + tiv`; numeric covariates are centred "
+        "over the people fitted.",
     )
     contrasts: dict[Name, ContrastSpec] = Field(..., min_length=1, description="Questions by name.")
     inference: Inference = Field(Inference(), description="How clusters become p values.")
@@ -236,7 +248,8 @@ class Score(Part):
     )
     range: tuple[float, float] | None = Field(
         None,
-        description="Smallest and largest score that can occur, e.g. [0, 100]; a plateau outside it is flagged and not used.",
+        description="Smallest and largest score that can occur, e.g. [0, 100]; a plateau outside it is flagged and "
+        "not used.",
     )
 
 
@@ -247,7 +260,8 @@ class Behaviour(Part):
     scores: dict[Name, Score] = Field(
         ...,
         min_length=1,
-        description="Scores by column name. Their <score>_alpha, _delta, _gamma and _improvement become columns that formulas can name.",
+        description="Scores by column name. Their <score>_alpha, _delta, _gamma and _improvement become columns "
+        "that formulas can name.",
     )
 
 
@@ -304,7 +318,8 @@ class Study(Part):
     )
     analysis: Literal["interim", "locked"] = Field(
         "interim",
-        description="interim: results carry their look number and n and a stamp; locked: data collection is complete and the model is final.",
+        description="interim: results carry their look number and n and a stamp; locked: data collection is "
+        "complete and the model is final.",
     )
     on_bad_image: Literal["stop", "exclude"] = Field(
         "stop", description="stop, or go on without a bad image and name it in the report."

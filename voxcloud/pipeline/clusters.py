@@ -58,7 +58,6 @@ class ClusterContext:
 
 def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Cluster, number: int) -> dict[str, Any]:
     """Return the tree of one cluster for the result file."""
-    alpha = context.params["inference"]["alpha"]
     peaks = [
         {
             "t": float(p.value) * context.sign,
@@ -159,8 +158,8 @@ def _leave_one_out_clusters(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the cluster again without each participant: its corrected p, and that participant's mean in it.
 
-    The cluster is searched in a box around the full one, at the height threshold for one degree of freedom less, with the
-    full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value.
+    The cluster is searched in a box around the full one, at the height threshold for one degree of freedom less, with
+    the full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value.
     """
     shape = context.grid.shape
     flat = context.grid.voxel_index[context.inside]

@@ -15,8 +15,8 @@ from voxcloud.inference.reml import PooledCovariance, estimate_covariance, group
 from voxcloud.inference.smoothness import residual_rows
 from voxcloud.models.ols import OLSFit, f_contrast, fit_ols, t_contrast
 from voxcloud.pipeline.stacking import spec_of
+from voxcloud.plan.paths import DESIGNS_PREFIX, fit_prefix
 from voxcloud.plan.unit import WorkUnit, digest_json
-from voxcloud.plan.units import DESIGNS_PREFIX, fit_prefix
 from voxcloud.storage.regions import ArrayTemplate, create_template, open_array, write_region
 from voxcloud.storage.stack import Manifest, StackSpec, latest_manifest, read_block, verify_manifest
 from voxcloud.storage.store import Store
@@ -74,7 +74,8 @@ def tissue_mask(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     if not mask.any():
         raise MaskError(
             f"analysis mask {unit.name}: expected voxels with mean {unit.params['label']} probability of at least "
-            f"{unit.params['threshold']:g}, found none (largest mean {mean.max():.3g}). Check masks.{unit.params['label']} "
+            f"{unit.params['threshold']:g}, found none (largest mean {mean.max():.3g}). Check "
+            f"masks.{unit.params['label']} "
             "and the tissue images."
         )
     buffer = io.BytesIO()

@@ -22,8 +22,8 @@ from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
 from voxcloud.pipeline.clusters import ClusterContext, describe_cluster
 from voxcloud.pipeline.fitting import read_covariance, read_design, test_names
+from voxcloud.plan.paths import STATS_F, STATS_T, fit_prefix, stat_stem
 from voxcloud.plan.unit import WorkUnit
-from voxcloud.plan.units import STATS_F, STATS_T, fit_prefix, stat_stem
 from voxcloud.schema import RESULT_SCHEMA
 from voxcloud.storage.regions import open_array
 from voxcloud.storage.store import Store
@@ -75,7 +75,7 @@ class FitView:
     def values(self, voxels: np.ndarray) -> np.ndarray:
         """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
         array = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
-        return np.asarray(array.oindex[:, voxels], dtype=np.float64)
+        return np.asarray(array.oindex[:, voxels]).astype(np.float64)
 
 
 def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -87,8 +87,10 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     inside = np.flatnonzero(view.valid)
     if not inside.size:
         raise MaskError(
-            f"{unit.name}: the analysis mask is empty: no voxel is finite in all {len(design['images'])} images, varies "
-            "between participants and passes the tissue threshold. Check the masks section and the images' fields of view."
+            f"{unit.name}: the analysis mask is empty: no voxel is finite in all {len(design['images'])} images, "
+            "varies "
+            "between participants and passes the tissue threshold. Check the masks section and the images' fields "
+            "of view."
         )
     array = open_array(store, f"{prefix}/residual_{view.coefficient}")
 
@@ -148,7 +150,8 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             searches.append(_search_tree(context, found, volume))
     if design["accepted_unequal_variance"]:
         warnings.append(
-            "Participants whose missing visits inflate the variance of this coefficient were kept in a plain unweighted fit, as asked for "
+            "Participants whose missing visits inflate the variance of this coefficient were kept in a plain "
+            "unweighted fit, as asked for "
             "(accept_unequal_variance): one of them can make or hide a cluster."
         )
     result = {
@@ -194,7 +197,8 @@ def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | Non
         volume = load_mask(path)
         if tuple(volume.shape) != tuple(grid.shape) or not np.allclose(volume.affine, grid.affine, atol=1e-3):
             raise MaskError(
-                f"search_volumes.{name} ({path}): expected the grid of the mask, {tuple(grid.shape)}, found {tuple(volume.shape)} "
+                f"search_volumes.{name} ({path}): expected the grid of the mask, {tuple(grid.shape)}, found "
+                f"{tuple(volume.shape)} "
                 "or another affine. Resample it to the mask's grid (nearest neighbour)."
             )
         found.append((name, volume.mask))
@@ -282,7 +286,10 @@ def permuted_search(
             for k in cluster.peaks
         )
         clusters.append(replace(cluster, p_fwe=p, significant=p <= settings["alpha"], peaks=peaks))
-    note = f"Corrected p values of clusters and peaks: {null.n_permutations} relabellings (Freedman-Lane), smallest possible p {1 / (1 + null.n_permutations):.2g}."
+    note = (
+        f"Corrected p values of clusters and peaks: {null.n_permutations} relabellings (Freedman-Lane), smallest "
+        f"possible p {1 / (1 + null.n_permutations):.2g}."
+    )
     return replace(found, clusters=tuple(clusters), warnings=(*found.warnings, note))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from voxcloud.config.load import load_study
 from voxcloud.errors import CorruptStoreError
-from voxcloud.inference.family import adjust_over_family, expected_false_positives
+from voxcloud.inference.family import SearchKey, adjust_over_family, expected_false_positives
 from voxcloud.inference.rank_tests import wilcoxon_one_sample, wilcoxon_signed_rank
 from voxcloud.pipeline.execute import versions
 from voxcloud.plan.build import read_cohort
@@ -104,7 +104,8 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     searches = [(tree, search) for tree in trees for search in tree["searches"]]
     alphas = [search["alpha"] for _, search in searches]
     smallest = [search["p_fwe_min"] for _, search in searches]
-    holm = adjust_over_family(smallest) if smallest else []
+    keys = [_search_key(tree, search) for tree, search in searches]
+    adjusted = adjust_over_family(dict(zip(keys, smallest, strict=True)))
     significant = [c for _, s in searches for c in s["clusters"] if c["significant"]]
     stacks = _stacks(store, info)
     tree = {
@@ -130,9 +131,9 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
                 "direction": s["direction"],
                 "volume": s["volume"],
                 "p_fwe_min": p,
-                "p_holm": float(h),
+                "p_holm": adjusted[key],
             }
-            for (t, s), p, h in zip(searches, smallest, holm, strict=True)
+            for (t, s), p, key in zip(searches, smallest, keys, strict=True)
         ],
         "results": results,
         "failed": info.get("failed", []),
@@ -155,6 +156,11 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         stack.pop("signatures", None)
     store.write_bytes("results/cohort.json", json.dumps(cohort, allow_nan=False).encode())
     return {"searches": len(searches), "significant": len(significant)}
+
+
+def _search_key(tree: Mapping[str, Any], search: Mapping[str, Any]) -> SearchKey:
+    names = {k: str(tree[k]) for k in ("model", "map", "label", "coefficient", "contrast")}
+    return SearchKey(**names, direction=search["direction"], volume=str(search["volume"]))
 
 
 def _stacks(store: Store, info: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -189,7 +195,8 @@ def _signature_warnings(stacks: list[dict[str, Any]]) -> list[str]:
         kinds = {json.dumps(s, sort_keys=True) for s in stack.get("signatures", {}).values()}
         if len(kinds) > 1:
             warnings.append(
-                f"{stack['map']} {stack['label']}: images of {len(kinds)} processing signatures (preset, scanner, correction) are in one stack; "
+                f"{stack['map']} {stack['label']}: images of {len(kinds)} processing signatures (preset, scanner, "
+                "correction) are in one stack; "
                 "a difference between groups may come from processing."
             )
     return warnings

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from voxcloud.errors import LeaseLostError, PlanError
 from voxcloud.pipeline.engines import Engine
@@ -45,10 +45,10 @@ class RunOutcome:
         self.cpu_s += other.cpu_s
 
 
-class LeaseLike:
-    """What the loop needs of a lease; a run in one process without a store has this one."""
+class LeaseLike(Protocol):
+    """What the loop needs of a lease."""
 
-    run_id = ""
+    run_id: str
 
     def check(self) -> None:
         """Raise if the lease is lost."""
@@ -97,7 +97,8 @@ def refuse_too_large(units: Sequence[WorkUnit], memory_per_worker: int) -> None:
     for unit in units:
         if unit.projected_mem > memory_per_worker:
             raise PlanError(
-                f"{unit.key}: needs {unit.projected_mem / 1e6:.0f} MB, the largest worker has {memory_per_worker / 1e6:.0f} MB. "
+                f"{unit.key}: needs {unit.projected_mem / 1e6:.0f} MB, the largest worker has "
+                f"{memory_per_worker / 1e6:.0f} MB. "
                 "Set compute.memory_per_worker higher or use fewer workers."
             )
 

@@ -26,6 +26,7 @@ from voxcloud.pipeline.publishing import LOOKS, RUN_INFO
 from voxcloud.pipeline.run import RunOutcome, run_units
 from voxcloud.plan import units as make
 from voxcloud.plan.build import StudyPlan, build_plan, read_cohort
+from voxcloud.plan.paths import DESIGNS_PREFIX
 from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.lease import Lease, acquire
@@ -102,7 +103,8 @@ def open_output(loaded: LoadedStudy) -> Store:
         other = json.loads(store.read_bytes(STUDY_COPY)).get("name")
         if other != loaded.study.name:
             raise StudyFileError(
-                f"output {store.url}: expected the folder of study '{loaded.study.name}' or an empty one, found study '{other}'. "
+                f"output {store.url}: expected the folder of study '{loaded.study.name}' or an empty one, found "
+                f"study '{other}'. "
                 "Name another output folder."
             )
     return store
@@ -165,7 +167,7 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
         _announce(status, emit)
         _write_designs(plan, store)
         middle = [s.unit for s in status.values() if s.to_compute and s.unit.step not in (*STACK_STEPS, *CLOSING_STEPS)]
-        blocked = {u for u in total.failed} | set(total.unavailable)
+        blocked = set(total.failed) | set(total.unavailable)
         middle, gone = _without_blocked(middle, blocked)
         total.unavailable |= gone
         total.add(_run(middle, store, engine, lease, emit))
@@ -234,7 +236,7 @@ def _write_study(loaded: LoadedStudy, store: Store) -> None:
 
 def _write_designs(plan: StudyPlan, store: Store) -> None:
     for digest, design in plan.designs.items():
-        path = f"{make.DESIGNS_PREFIX}/{digest}.json"
+        path = f"{DESIGNS_PREFIX}/{digest}.json"
         if not store.exists(path):
             store.write_bytes(path, json.dumps(design, sort_keys=True).encode())
     by_model: dict[str, dict[str, Any]] = {}
@@ -384,7 +386,8 @@ def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
     store = open_store(str(output))
     if not store.exists(unit_path(key)):
         raise PlanError(
-            f"{output}: no unit {key} was planned here. Give the study's output folder with --output, and a key that status prints."
+            f"{output}: no unit {key} was planned here. Give the study's output folder with --output, and a key "
+            "that status prints."
         )
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
         return execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, lease.run_id)
@@ -412,7 +415,8 @@ def validate_study(path: Path | str) -> list[str]:
         have = memory_per_worker(loaded.study.compute, workers)
         if largest > have:
             problems.append(
-                f"compute: the largest unit needs {largest / 1e6:.0f} MB, a worker has {have / 1e6:.0f} MB. Use fewer workers."
+                f"compute: the largest unit needs {largest / 1e6:.0f} MB, a worker has {have / 1e6:.0f} MB. Use "
+                "fewer workers."
             )
     except VoxcloudError as error:
         problems.append(str(error))

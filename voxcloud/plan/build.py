@@ -143,10 +143,12 @@ def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid) -
                 (m, lab) for m, lab in sorted(have) if m == map_name and (model.labels is None or lab in model.labels)
             ]
             needed += [p for p in pairs if p not in needed]
-    for label, mask in study.masks.items():
+    for tissue, mask in study.masks.items():
+        label: str = tissue
         if (mask.map, label) not in have:
             raise StudyFileError(
-                f"masks.{label}: the images table has no map '{mask.map}' with label {label}. Add the tissue probability "
+                f"masks.{label}: the images table has no map '{mask.map}' with label {label}. Add the tissue "
+                "probability "
                 f"images, or take masks.{label} out to analyse every voxel of `mask`."
             )
         if any(lab == label for _, lab in needed) and (mask.map, label) not in needed:
@@ -166,7 +168,8 @@ def _check_map(model: Model, map_name: str, have: set[str]) -> None:
     entry = variable(map_name)
     if map_name not in have:
         raise StudyFileError(
-            f"model {model.name}: the images table has no map '{map_name}'.{nearest(map_name, have)} It has: {', '.join(sorted(have))}."
+            f"model {model.name}: the images table has no map '{map_name}'.{nearest(map_name, have)} It has: "
+            f"{', '.join(sorted(have))}."
         )
     if not entry.analysable:
         raise StudyFileError(f"model {model.name}: {map_name} cannot be tested: {entry.hint}. Take it out of `maps`.")

@@ -165,7 +165,8 @@ def _group_level(
     df = len(participants) - design.rank
     if df < 1:
         raise DesignError(
-            f"{len(participants)} participants and rank {design.rank} leave {df} degrees of freedom; simplify the formula."
+            f"{len(participants)} participants and rank {design.rank} leave {df} degrees of freedom; simplify the "
+            "formula."
         )
     return {
         "participants": list(participants),

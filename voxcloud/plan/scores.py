@@ -66,7 +66,10 @@ class BehaviourFits:
         return keep, gone
 
     def _why(self, participant: str, names: list[str]) -> str:
-        reasons = [self.reason(*name.rsplit("_", 1), participant) for name in names]
+        reasons = []
+        for name in names:
+            score, _, parameter = name.rpartition("_")
+            reasons.append(self.reason(score, parameter, participant))
         return "; ".join(dict.fromkeys(r for r in reasons if r))
 
 
@@ -92,7 +95,7 @@ def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
             for p, sub in rows.groupby("participant_id")
         }
         curves[score] = _curves(data[score], spec)
-    better = {name: spec.better for name, spec in section.scores.items()}
+    better: dict[str, str] = {name: spec.better for name, spec in section.scores.items()}
     plain: Any = {s: {p: [d, v] for p, (d, v) in people.items()} for s, people in data.items()}
     outliers = {
         (score, parameter, found.participant_id): found.reason

@@ -139,7 +139,8 @@ def select(
     ]
     if not chosen:
         raise DesignError(
-            f"model {model.name}, {stack}: expected images of participants {model.where or 'in the study'}, found none. "
+            f"model {model.name}, {stack}: expected images of participants {model.where or 'in the study'}, found "
+            "none. "
             "Check `where`, `session` and the images table."
         )
     table = participants[participants["participant_id"].isin(have)].sort_values("participant_id").reset_index(drop=True)
@@ -195,7 +196,8 @@ def _one_each(model: Model, images: list[ImageRef], stack: str) -> list[ImageRef
     for participant, count in counts.items():
         if count > 1:
             raise DesignError(
-                f"model {model.name}, {stack}: participant {participant} has {count} rows, and estimator ols takes one image per "
+                f"model {model.name}, {stack}: participant {participant} has {count} rows, and estimator ols takes "
+                "one image per "
                 "participant: images of one person are not independent. Name a `session` (baseline, mean or a label), "
                 "or use estimator two-stage."
             )

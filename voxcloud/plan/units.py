@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from voxcloud.bids.images import MaskGrid
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
+from voxcloud.plan.paths import block_objects, fit_prefix, group_objects, search_result_path, stat_paths
 from voxcloud.plan.selection import ImageRef
 from voxcloud.plan.unit import WorkUnit, digest_json
-from voxcloud.schema import stack_name, variable
+from voxcloud.schema import variable
 from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ BLOCK_VOXELS = 10_000
 UNIT_VOXELS = 20_000
 SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
-DESIGNS_PREFIX = ".voxcloud/designs"
 # Peak memory beyond arrays that a unit's projection accounts for: buffers of compression and of the array library.
 SLACK_BYTES = 48_000_000
 
@@ -285,24 +285,6 @@ def _block_unit(
     )
 
 
-def block_objects(design: Mapping[str, Any], index: int) -> list[str]:
-    """Return the objects that one fit block writes, relative to the fit's group."""
-    equal = design["variance"] == "equal"
-    names = [f"valid/c/{index}", f"n/c/{index}"]
-    names += [f"value_{c}/c/0/{index}" for c in design["coefficients"]]
-    if equal:
-        names += group_objects(design, index)
-    else:
-        names += [f"pooled_{c}/c/{index}/0/0" for c in design["coefficients"]]
-    return names
-
-
-def group_objects(design: Mapping[str, Any], index: int) -> list[str]:
-    """Return the objects of the group model that one block writes."""
-    names = [f"{kind}/c/0/{index}" for kind in ("effect", "se", "statistic", "resms")]
-    return names + [f"residual_{c}/c/0/{index}" for c in design["coefficients"]]
-
-
 def _whitened_unit(
     context: Context,
     where: str,
@@ -393,7 +375,7 @@ def _search_units(
                     upstream=(smooth.key,),
                     outputs=(
                         search_result_path(model.name, stack.name, coefficient, contrast),
-                        *stat_paths(model.name, stack, coefficient, contrast, test["kind"]),
+                        *stat_paths(model.name, stack.map, stack.label, coefficient, contrast, test["kind"]),
                     ),
                     projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + SLACK_BYTES,
                     bytes_read=context.voxels * 8 * 4,
@@ -416,35 +398,6 @@ def _atlas_digests(context: Context) -> dict[str, str]:
 def _smoothness_bytes(context: Context, people: int) -> int:
     images = min(people, MAX_RESIDUAL_IMAGES)
     return 8 * images * UNIT_VOXELS * 8 + context.voxels * 80 + _grid_bytes(context) * 2 + SLACK_BYTES
-
-
-def fit_prefix(model: str, stack: str) -> str:
-    """Return where the fit of a model on a stack lies."""
-    return f"fits/model-{model}/{stack}"
-
-
-def search_result_path(model: str, stack: str, coefficient: str, contrast: str) -> str:
-    """Return where the result of a search lies."""
-    return f"results/model-{model}/{stack}__{coefficient}__{contrast}.json"
-
-
-def stat_paths(model: str, stack: Stack, coefficient: str, contrast: str, kind: str) -> tuple[str, ...]:
-    """Return the statistical maps of one contrast: images and their sidecars."""
-    stats = STATS_T if kind == "t" else STATS_F
-    stem = stat_stem(model, stack.map, stack.label, coefficient, contrast)
-    return tuple(f"{stem}_stat-{stat}_statmap.{ext}" for stat in stats for ext in ("nii.gz", "json"))
-
-
-STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
-STATS_F = ("F", "z", "p")
-
-
-def stat_stem(model: str, map_name: str, label: str, coefficient: str, contrast: str) -> str:
-    """Return path and beginning of the file name of a contrast's maps, with BIDS entities (letters and digits only)."""
-    name = "".join(part[:1].upper() + part[1:] for part in f"{coefficient}_{contrast}".replace("-", "_").split("_"))
-    stack = stack_name(map_name, label)
-    labelled = f"_label-{label}" if label else ""
-    return f"stats/model-{model}/{stack}/map-{map_name}{labelled}_contrast-{name[:1].lower() + name[1:]}"
 
 
 def behaviour_unit(context: Context, fits: BehaviourFits) -> WorkUnit:

@@ -1,0 +1,55 @@
+"""Where things lie in a study's output folder: names of objects, relative to the store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from voxcloud.schema import stack_name
+
+DESIGNS_PREFIX = ".voxcloud/designs"
+STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
+STATS_F = ("F", "z", "p")
+
+
+def fit_prefix(model: str, stack: str) -> str:
+    """Return where the fit of a model on a stack lies."""
+    return f"fits/model-{model}/{stack}"
+
+
+def block_objects(design: Mapping[str, Any], index: int) -> list[str]:
+    """Return the objects that one fit block writes, relative to the fit's group."""
+    equal = design["variance"] == "equal"
+    names = [f"valid/c/{index}", f"n/c/{index}"]
+    names += [f"value_{c}/c/0/{index}" for c in design["coefficients"]]
+    if equal:
+        names += group_objects(design, index)
+    else:
+        names += [f"pooled_{c}/c/{index}/0/0" for c in design["coefficients"]]
+    return names
+
+
+def group_objects(design: Mapping[str, Any], index: int) -> list[str]:
+    """Return the objects of the group model that one block writes."""
+    names = [f"{kind}/c/0/{index}" for kind in ("effect", "se", "statistic", "resms")]
+    return names + [f"residual_{c}/c/0/{index}" for c in design["coefficients"]]
+
+
+def search_result_path(model: str, stack: str, coefficient: str, contrast: str) -> str:
+    """Return where the result of a search lies."""
+    return f"results/model-{model}/{stack}__{coefficient}__{contrast}.json"
+
+
+def stat_paths(model: str, map_name: str, label: str, coefficient: str, contrast: str, kind: str) -> tuple[str, ...]:
+    """Return the statistical maps of one contrast: images and their sidecars."""
+    stats = STATS_T if kind == "t" else STATS_F
+    stem = stat_stem(model, map_name, label, coefficient, contrast)
+    return tuple(f"{stem}_stat-{stat}_statmap.{ext}" for stat in stats for ext in ("nii.gz", "json"))
+
+
+def stat_stem(model: str, map_name: str, label: str, coefficient: str, contrast: str) -> str:
+    """Return path and beginning of the file name of a contrast's maps, with BIDS entities (letters and digits only)."""
+    name = "".join(part[:1].upper() + part[1:] for part in f"{coefficient}_{contrast}".replace("-", "_").split("_"))
+    stack = stack_name(map_name, label)
+    labelled = f"_label-{label}" if label else ""
+    return f"stats/model-{model}/{stack}/map-{map_name}{labelled}_contrast-{name[:1].lower() + name[1:]}"
