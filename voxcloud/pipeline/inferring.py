@@ -75,7 +75,8 @@ class FitView:
     def values(self, voxels: np.ndarray) -> np.ndarray:
         """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
         array = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
-        return np.asarray(array.oindex[:, voxels]).astype(np.float64)
+        values: np.ndarray = np.asarray(array.oindex[:, voxels], dtype=np.float64)
+        return values
 
 
 def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
