@@ -44,7 +44,7 @@ def _root(
 def validate(study: StudyArgument) -> None:
     """Check the study file, the tables, every image header and every design; computes nothing."""
     from voxcloud.cli.show import show_validation
-    from voxcloud.pipeline.study import validate_study
+    from voxcloud.pipeline.validating import validate_study
 
     problems = show_validation(validate_study(study))
     if problems:

@@ -16,16 +16,15 @@ from typing import Any
 
 from voxcloud import __version__
 from voxcloud.bids.derivatives import BIDSIGNORE, dataset_description
-from voxcloud.bids.images import load_mask, read_header
 from voxcloud.config.load import LoadedStudy, load_study
-from voxcloud.errors import PlanError, StudyFileError, VoxcloudError
-from voxcloud.pipeline.engines import make_engine, memory_per_worker, worker_count
+from voxcloud.errors import PlanError, StudyFileError
+from voxcloud.pipeline.engines import make_engine
 from voxcloud.pipeline.events import Event, Listener
 from voxcloud.pipeline.execute import execute, unit_path
 from voxcloud.pipeline.publishing import LOOKS, RUN_INFO
 from voxcloud.pipeline.run import RunOutcome, run_units
 from voxcloud.plan import units as make
-from voxcloud.plan.build import StudyPlan, build_plan, read_cohort
+from voxcloud.plan.build import StudyPlan, build_plan
 from voxcloud.plan.paths import DESIGNS_PREFIX
 from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
 from voxcloud.plan.unit import WorkUnit, digest_json
@@ -391,33 +390,3 @@ def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
         )
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
         return execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, lease.run_id)
-
-
-def validate_study(path: Path | str) -> list[str]:
-    """Return every problem of a study: file, tables, image headers, designs; an empty list means that it can run."""
-    loaded = load(path)
-    problems: list[str] = []
-    try:
-        cohort = read_cohort(loaded)
-        grid = load_mask(loaded.resolve(loaded.study.mask))
-    except VoxcloudError as error:
-        return [str(error)]
-    for row in cohort.images.drop_duplicates("path").itertuples(index=False):
-        try:
-            read_header(str(row.path), None).check_grid(grid)
-        except VoxcloudError as error:
-            problems.append(f"sub-{row.participant_id} ses-{row.session_id} {row.map} {row.label}: {error}")
-    try:
-        plan = build_plan(loaded, open_output(loaded), {})
-        problems += plan.problems
-        largest = max((u.projected_mem for u in plan.units), default=0)
-        workers = worker_count(loaded.study.compute)
-        have = memory_per_worker(loaded.study.compute, workers)
-        if largest > have:
-            problems.append(
-                f"compute: the largest unit needs {largest / 1e6:.0f} MB, a worker has {have / 1e6:.0f} MB. Use "
-                "fewer workers."
-            )
-    except VoxcloudError as error:
-        problems.append(str(error))
-    return problems
