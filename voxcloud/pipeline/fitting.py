@@ -15,7 +15,7 @@ from voxcloud.inference.reml import PooledCovariance, estimate_covariance, group
 from voxcloud.inference.smoothness import residual_rows
 from voxcloud.models.ols import OLSFit, f_contrast, fit_ols, t_contrast
 from voxcloud.pipeline.stacking import spec_of
-from voxcloud.plan.paths import DESIGNS_PREFIX, fit_prefix
+from voxcloud.plan.paths import DESIGNS_PREFIX, fit_folder, fit_prefix
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.regions import ArrayTemplate, create_template, open_array, write_region
 from voxcloud.storage.stack import Manifest, StackSpec, latest_manifest, read_block, verify_manifest
@@ -330,7 +330,7 @@ def fit_whitened(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Fit the group model of one range of voxels after whitening with the estimated covariance."""
     design = read_design(store, unit.inputs["design"])
     prefix = fit_prefix(design["model"], design["stack"])
-    covariance = read_covariance(store, prefix)
+    covariance = read_covariance(store, design)
     start, stop = unit.params["start"], unit.params["stop"]
     where = np.flatnonzero(np.asarray(open_array(store, f"{prefix}/valid")[start:stop]))
     group = GroupBuffers(design, stop - start)
@@ -344,7 +344,9 @@ def fit_whitened(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return {"voxels": int(where.size)}
 
 
-def read_covariance(store: Store, prefix: str) -> dict[str, Any]:
+def read_covariance(store: Store, design: Mapping[str, Any]) -> dict[str, Any]:
     """Return what ``fit_covariance`` wrote."""
-    tree: dict[str, Any] = json.loads(store.read_bytes(f"{prefix}/covariance.json"))
+    tree: dict[str, Any] = json.loads(
+        store.read_bytes(f"{fit_folder(design['model'], design['stack'])}/covariance.json")
+    )
     return tree

@@ -22,7 +22,7 @@ from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
 from voxcloud.pipeline.clusters import ClusterContext, describe_cluster
 from voxcloud.pipeline.fitting import read_covariance, read_design, test_names
-from voxcloud.plan.paths import STATS_F, STATS_T, fit_prefix, stat_stem
+from voxcloud.plan.paths import STATS_F, STATS_T, fit_folder, fit_prefix, stat_stem
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.schema import RESULT_SCHEMA
 from voxcloud.storage.regions import open_array
@@ -36,9 +36,18 @@ class FitView:
     """One coefficient of one fit, read from the store as it is needed."""
 
     store: Store
-    prefix: str
     design: Mapping[str, Any]
     coefficient: str
+
+    @property
+    def prefix(self) -> str:
+        """The fit's Zarr group."""
+        return fit_prefix(self.design["model"], self.design["stack"])
+
+    @property
+    def folder(self) -> str:
+        """What lies beside the Zarr group."""
+        return fit_folder(self.design["model"], self.design["stack"])
 
     @property
     def entry(self) -> Mapping[str, Any]:
@@ -55,14 +64,14 @@ class FitView:
     def df(self) -> float:
         """Error degrees of freedom (effective ones where variances were estimated)."""
         if self.design["variance"] == "unequal":
-            return float(read_covariance(self.store, self.prefix)[self.coefficient]["erdf"])
+            return float(read_covariance(self.store, self.design)[self.coefficient]["erdf"])
         return float(len(self.entry["participants"]) - self.entry["rank"])
 
     @property
     def whitener(self) -> np.ndarray | None:
         """What data and design are multiplied with before the fit, or None."""
         if self.design["variance"] == "unequal":
-            return np.asarray(read_covariance(self.store, self.prefix)[self.coefficient]["W"])
+            return np.asarray(read_covariance(self.store, self.design)[self.coefficient]["W"])
         if self.entry.get("row_weights") is not None:
             return np.diag(np.sqrt(np.asarray(self.entry["row_weights"], dtype=np.float64)))
         return None
@@ -74,16 +83,14 @@ class FitView:
 
     def values(self, voxels: np.ndarray) -> np.ndarray:
         """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
-        array = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
-        values: np.ndarray = np.asarray(array.oindex[:, voxels], dtype=np.float64)
-        return values
+        array: Any = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
+        return np.asarray(array.oindex[:, voxels], dtype=np.float64)
 
 
 def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Estimate the smoothness of the standardised residuals, slab by slab."""
     design = read_design(store, unit.inputs["design"])
-    prefix = fit_prefix(design["model"], design["stack"])
-    view = FitView(store, prefix, design, unit.params["coefficient"])
+    view = FitView(store, design, unit.params["coefficient"])
     grid = load_mask(unit.places["mask"])
     inside = np.flatnonzero(view.valid)
     if not inside.size:
@@ -93,7 +100,7 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             "between participants and passes the tissue threshold. Check the masks section and the images' fields "
             "of view."
         )
-    array = open_array(store, f"{prefix}/residual_{view.coefficient}")
+    array = open_array(store, f"{view.prefix}/residual_{view.coefficient}")
 
     def read(start: int, stop: int) -> np.ndarray:
         positions = inside[start:stop]
@@ -126,13 +133,13 @@ def voxel_sizes(grid: MaskGrid) -> np.ndarray:
 def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Search one contrast in every volume and direction; write the result, the maps and who is behind each cluster."""
     design = read_design(store, unit.inputs["design"])
-    view = FitView(store, fit_prefix(design["model"], design["stack"]), design, unit.params["coefficient"])
+    view = FitView(store, design, unit.params["coefficient"])
     grid = load_mask(unit.places["mask"])
     contrast = unit.params["contrast"]
     test = view.entry["tests"][contrast]
-    smooth = json.loads(store.read_bytes(f"{view.prefix}/smoothness-{view.coefficient}.json"))
+    smooth = json.loads(store.read_bytes(f"{view.folder}/smoothness-{view.coefficient}.json"))
     resels_per_voxel = np.load(
-        io.BytesIO(store.read_bytes(f"{view.prefix}/resels-{view.coefficient}.npy")), allow_pickle=False
+        io.BytesIO(store.read_bytes(f"{view.folder}/resels-{view.coefficient}.npy")), allow_pickle=False
     )
     field = Smoothness(tuple(smooth["fwhm_voxels"]), smooth["n_voxels_used"], smooth["df"], resels_per_voxel)
     inside = np.flatnonzero(view.valid)

@@ -12,9 +12,14 @@ STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
 STATS_F = ("F", "z", "p")
 
 
-def fit_prefix(model: str, stack: str) -> str:
-    """Return where the fit of a model on a stack lies."""
+def fit_folder(model: str, stack: str) -> str:
+    """Return where everything about the fit of a model on a stack lies."""
     return f"fits/model-{model}/{stack}"
+
+
+def fit_prefix(model: str, stack: str) -> str:
+    """Return the Zarr group of a fit; nothing else lies in it, so that other programs open it without a warning."""
+    return f"{fit_folder(model, stack)}/fit.zarr"
 
 
 def block_objects(design: Mapping[str, Any], index: int) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from voxcloud.bids.images import MaskGrid
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
-from voxcloud.plan.paths import block_objects, fit_prefix, group_objects, search_result_path, stat_paths
+from voxcloud.plan.paths import block_objects, fit_folder, fit_prefix, group_objects, search_result_path, stat_paths
 from voxcloud.plan.selection import ImageRef
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import variable
@@ -196,7 +196,7 @@ def model_units(
             inputs={"design": digest} | {unit.name: unit.fingerprint for unit in blocks},
             places=context.places(blocks=len(blocks)),
             upstream=tuple(unit.key for unit in blocks),
-            outputs=(f"{fit_prefix(model.name, stack.name)}/covariance.json",),
+            outputs=(f"{fit_folder(model.name, stack.name)}/covariance.json",),
             projected_mem=SLACK_BYTES,
             expected_s=0.3,
         )
@@ -341,7 +341,7 @@ def _search_units(
             places=context.places(),
             upstream=tuple(unit.key for unit in fits),
             outputs=tuple(
-                f"{fit_prefix(model.name, stack.name)}/{file}"
+                f"{fit_folder(model.name, stack.name)}/{file}"
                 for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
             ),
             projected_mem=_smoothness_bytes(context, len(entry["participants"])),
