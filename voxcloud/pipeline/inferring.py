@@ -84,7 +84,8 @@ class FitView:
     def values(self, voxels: np.ndarray) -> np.ndarray:
         """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
         array: Any = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
-        return np.asarray(array.oindex[:, voxels], dtype=np.float64)
+        values: np.ndarray = array.oindex[:, voxels]
+        return values.astype(np.float64)
 
 
 def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
