@@ -97,9 +97,8 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     if not inside.size:
         raise MaskError(
             f"{unit.name}: the analysis mask is empty: no voxel is finite in all {len(design['images'])} images, "
-            "varies "
-            "between participants and passes the tissue threshold. Check the masks section and the images' fields "
-            "of view."
+            "varies between participants and passes the tissue threshold. Check the masks section and the images' "
+            "fields of view."
         )
     array = open_array(store, f"{view.prefix}/residual_{view.coefficient}")
 
@@ -128,7 +127,7 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
 
 def voxel_sizes(grid: MaskGrid) -> np.ndarray:
     """Return voxel sizes in mm."""
-    return np.sqrt((np.asarray(grid.affine)[:3, :3] ** 2).sum(axis=0))
+    return np.asarray(grid.zooms)
 
 
 def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
