@@ -21,6 +21,7 @@ DAYS = (0, 7, 14, 28, 84)
 TERMS = {"lin": "linear", "quad": "quadratic"}
 # SPM writes one-sided tables; con1 is greater and con2 is less.
 SIDES = {"con1": "greater", "con2": "less"}
+TWO_SAMPLE = ("t2-equalvar", "t2-unequalvar")
 T_ATOL = {"equalvar": 1e-5, "unequalvar": 1e-3, "mreg": 1e-5}
 
 
@@ -32,7 +33,10 @@ def model_entry(name: str, where: str, formula: str, test: str, variance: str = 
         "estimator": "two-stage",
         "formula": formula,
         "variance": variance,
-        "contrasts": {"difference": {"test": test, "alternative": "two-sided"}},
+        "contrasts": {
+            "difference": {"test": test, "alternative": "two-sided"},
+            "any": {"test": [test], "alternative": "two-sided"},
+        },
         # SPM's tables list every cluster and every peak.
         "inference": {"min_extent": 0},
     }
@@ -96,8 +100,8 @@ def outcome(folder: Path) -> StudyOutcome:
     return found
 
 
-def result(folder: Path, model: str, term: str) -> dict[str, Any]:
-    path = folder / "out" / "results" / f"model-{model}" / f"effect__{TERMS[term]}__difference.json"
+def result(folder: Path, model: str, term: str, contrast: str = "difference") -> dict[str, Any]:
+    path = folder / "out" / "results" / f"model-{model}" / f"effect__{TERMS[term]}__{contrast}.json"
     tree: dict[str, Any] = json.loads(path.read_text())
     return tree
 
@@ -137,11 +141,23 @@ def test_smoothness__is_spms(folder: Path, outcome: StudyOutcome, model: str, te
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize(("model", "term"), CASES)
 def test_clusters__are_spms(folder: Path, outcome: StudyOutcome, model: str, term: str, side: str) -> None:
-    table = json.loads((SPM / "tables.json").read_text())[names(model, term)][side]["table_topoFDR"]
-    expected = [row for row in table if isinstance(row["clus_k"], int | float)]
     (search,) = [s for s in result(folder, model, term)["searches"] if s["direction"] == SIDES[side]]
-    found = search["clusters"]
-    loose = model == "t2-unequalvar"
+    compare_clusters(search["clusters"], names(model, term), side)
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("model", TWO_SAMPLE)
+def test_clusters_of_f__are_spms(folder: Path, outcome: StudyOutcome, model: str, term: str) -> None:
+    (search,) = result(folder, model, term, "any")["searches"]
+    compare_clusters(search["clusters"], names(model, term), "con3")
+    (path,) = (folder / "out" / "stats" / f"model-{model}").rglob(f"*_contrast-{TERMS[term]}Any_stat-F_*.nii.gz")
+    assert str(nib.load(path).header["descrip"].item().decode()).startswith("SPM{F_[1.0,2")
+
+
+def compare_clusters(found: list[dict[str, Any]], name: str, contrast: str) -> None:
+    table = json.loads((SPM / "tables.json").read_text())[name][contrast]["table_topoFDR"]
+    expected = [row for row in table if isinstance(row["clus_k"], int | float)]
+    loose = name.endswith("_unequalvar")
     assert [c["size_voxels"] for c in found] == [int(row["clus_k"]) for row in expected]
     for cluster, row in zip(found, expected, strict=True):
         assert cluster["p_fwe"] == pytest.approx(row["clus_pFWE"], abs=1e-5 if loose else 1e-6)

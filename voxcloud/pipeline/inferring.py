@@ -357,9 +357,10 @@ def _write_maps(
             "rUpper": upper,
         }
         names: tuple[str, ...] = STATS_T
+        df: float | tuple[float, float] = view.df
     else:
-        df1 = float(np.linalg.matrix_rank(np.asarray(test["weights"])))
-        log_p = f_log_sf(statistic, (df1, view.df))
+        df = (float(np.linalg.matrix_rank(np.asarray(test["weights"]))), view.df)
+        log_p = f_log_sf(statistic, df)
         numbers = {"F": statistic, "z": z_from_log(log_p), "p": np.exp(log_p)}
         names = STATS_F
     stem = stat_stem(view.design["model"], view.design["map"], view.design["label"], view.coefficient, contrast)
@@ -372,7 +373,7 @@ def _write_maps(
             vector,
             grid,
             stat=stat,
-            df=view.df,
+            df=df,
             description=f"{view.design['model']} {view.coefficient} {contrast}",
             sidecar={
                 "Map": view.design["map"],
@@ -382,7 +383,6 @@ def _write_maps(
                 "Alternative": test["alternative"],
                 "EffectUnits": view.entry["units"],
                 "NumberOfParticipants": len(view.entry["participants"]),
-                "DegreesOfFreedom": view.df,
             },
         )
         store.write_bytes(path, image)
