@@ -20,9 +20,14 @@ class VoxcloudError(Exception):
 
     retryable: bool = False
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem that the error tells of: one sentence or more for each, so that nobody mends one by one."""
+        return tuple(str(a) for a in self.args)
+
     def __str__(self) -> str:
         # KeyError quotes its message; a sentence for a person must not be quoted.
-        return str(self.args[0]) if self.args else ""
+        return "\n".join(self.problems)
 
 
 class StudyFileError(VoxcloudError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,31 +49,74 @@ def processing_signature(path: str | Path) -> dict[str, Any] | None:
     ImageError
         If a sidecar cannot be read as JSON.
     """
-    found: dict[str, Any] = {}
-    for sidecar in _sidecars(Path(path)):
-        tree = _read(sidecar)
-        for key in KEYS:
-            if key in tree:
-                found.setdefault(key, tree[key])
-        programs = _programs(tree.get(GENERATED_BY))
-        if programs:
-            found.setdefault(GENERATED_BY, programs)
-    return found or None
+    return Sidecars().signature(path)
+
+
+class Sidecars:
+    """Reads the sidecars of many images, each folder and each file once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, frozenset[str]] = {}
+        self._trees: dict[Path, dict[str, Any]] = {}
+        self._stated: dict[Path, dict[str, list[tuple[str, dict[str, str]]]]] = {}
+
+    def signature(self, path: str | Path) -> dict[str, Any] | None:
+        """Return what ``processing_signature`` returns."""
+        found: dict[str, Any] = {}
+        for sidecar in self._beside(Path(path)):
+            for key, value in self._entries(sidecar).items():
+                found.setdefault(key, value)
+        return found or None
+
+    def _names(self, folder: Path) -> frozenset[str]:
+        """Return the names of the JSON files in a folder; none where it cannot be listed."""
+        if folder not in self._folders:
+            try:
+                names = frozenset(entry.name for entry in os.scandir(folder) if entry.name.endswith(".json"))
+            except OSError:
+                names = frozenset()
+            self._folders[folder] = names
+        return self._folders[folder]
+
+    def _entries(self, path: Path) -> dict[str, Any]:
+        if path not in self._trees:
+            tree = _read(path)
+            entries = {key: tree[key] for key in KEYS if key in tree}
+            programs = _programs(tree.get(GENERATED_BY))
+            self._trees[path] = entries | ({GENERATED_BY: programs} if programs else {})
+        return self._trees[path]
+
+    def _beside(self, image: Path) -> Iterator[Path]:
+        """Yield the JSON files that speak about an image, the nearest first."""
+        own = f"{image.name.removesuffix('.gz').rsplit('.', 1)[0]}.json"
+        if own in self._names(image.parent):
+            yield image.with_name(own)
+        folders = [image.parent, *image.parent.parents][: _LEVELS + 1]
+        root = next((k for k, folder in enumerate(folders) if DESCRIPTION in self._names(folder)), None)
+        if root is None:
+            return
+        parsed = parse_name(image.name)
+        for folder in folders[: root + 1]:
+            yield from (folder / name for name in self._inherited(folder, parsed) if (folder / name).name != own)
+        yield folders[root] / DESCRIPTION
+
+    def _inherited(self, folder: Path, parsed: tuple[dict[str, str], str] | None) -> list[str]:
+        if parsed is None:
+            return []
+        entities, suffix = parsed
+        if folder not in self._stated:
+            by_suffix: dict[str, list[tuple[str, dict[str, str]]]] = {}
+            for name in self._names(folder):
+                *parts, kind = name.removesuffix(".json").split("_")
+                by_suffix.setdefault(kind, []).append((name, dict(p.split("-", 1) for p in parts if "-" in p)))
+            self._stated[folder] = by_suffix
+        candidates = self._stated[folder].get(suffix, ())
+        fitting = [(-len(stated), name) for name, stated in candidates if stated.items() <= entities.items()]
+        return [name for _, name in sorted(fitting)]
 
 
 def compare_signatures(images: Sequence[tuple[str, str, Signature | None]], stack: str) -> list[str]:
-    """Compare the signatures of one stack's images.
-
-    A difference within a participant would look like change over time and is refused; a difference between
-    participants may look like a difference between groups and is warned about. An entry that only one of two
-    sidecars states is not a difference.
-
-    Parameters
-    ----------
-    images
-        (participant_id, session_id, signature) of each image.
-    stack
-        Name of the stack for the messages, e.g. ``R1map GM``.
+    """Compare the signatures of one stack's images; see ``differences_within`` and ``differences_between``.
 
     Returns
     -------
@@ -84,25 +128,50 @@ def compare_signatures(images: Sequence[tuple[str, str, Signature | None]], stac
     ImageError
         If two sessions of a participant differ; names participant, sessions, entry and both values.
     """
-    ordered = sorted(images, key=lambda image: (image[0], image[1]))
-    values: dict[str, dict[str, list[str]]] = {}
-    for key in (*KEYS, GENERATED_BY):
-        first: dict[str, tuple[str, Any]] = {}
-        for participant, session, signature in ordered:
-            if signature is None or key not in signature:
-                continue
-            value = signature[key]
-            earlier, other = first.setdefault(participant, (session, value))
-            if _comparable(other) != _comparable(value):
-                raise ImageError(
+    within = differences_within(images, stack)
+    if within:
+        raise ImageError(*within)
+    return differences_between(images, stack)
+
+
+def differences_within(images: Sequence[tuple[str, str, Signature | None]], stack: str) -> list[str]:
+    """Return a sentence per participant and entry that differs between sessions: it would look like change over time.
+
+    An entry that only one of two sidecars states is not a difference.
+
+    Parameters
+    ----------
+    images
+        (participant_id, session_id, signature) of each image.
+    stack
+        Name of the stack for the messages, e.g. ``R1map GM``.
+    """
+    found = []
+    first: dict[tuple[str, str], tuple[str, Any]] = {}
+    refused: set[tuple[str, str]] = set()
+    for participant, session, signature in sorted(images, key=lambda image: (image[0], image[1])):
+        for key, value in (signature or {}).items():
+            place = (participant, key)
+            earlier, other = first.setdefault(place, (session, value))
+            if place not in refused and _comparable(other) != _comparable(value):
+                refused.add(place)
+                found.append(
                     f"sub-{participant}, {stack}: expected sessions made alike, found {key} {other!r} in ses-{earlier} "
                     f"and {value!r} in ses-{session}; the difference would look like change. Process the sessions "
-                    "alike, or exclude one."
+                    "alike, or leave one out."
                 )
+    return found
+
+
+def differences_between(images: Sequence[tuple[str, str, Signature | None]], stack: str) -> list[str]:
+    """Return a sentence per entry that differs between participants: it may look like a difference between groups."""
+    values: dict[str, dict[str, list[str]]] = {}
+    for participant, _, signature in sorted(images, key=lambda image: (image[0], image[1])):
+        for key, value in (signature or {}).items():
             owners = values.setdefault(key, {}).setdefault(_comparable(value), [])
             if participant not in owners:
                 owners.append(participant)
-    return [_warning(stack, key, found) for key, found in values.items() if len(found) > 1]
+    return [_warning(stack, key, values[key]) for key in (*KEYS, GENERATED_BY) if len(values.get(key, {})) > 1]
 
 
 def _warning(stack: str, key: str, found: Mapping[str, Sequence[str]]) -> str:
@@ -124,35 +193,6 @@ def _comparable(value: Any) -> str:
     if isinstance(value, str):
         return value.strip().casefold()
     return json.dumps(value, sort_keys=True)
-
-
-def _sidecars(image: Path) -> Iterator[Path]:
-    """Yield the JSON files that speak about an image, the nearest first."""
-    stem = image.name.removesuffix(".gz").rsplit(".", 1)[0]
-    own = image.with_name(f"{stem}.json")
-    if own.is_file():
-        yield own
-    folders = [image.parent, *image.parent.parents][: _LEVELS + 1]
-    root = next((k for k, folder in enumerate(folders) if (folder / DESCRIPTION).is_file()), None)
-    if root is None:
-        return
-    parsed = parse_name(image.name)
-    for folder in folders[: root + 1]:
-        yield from _inherited(folder, parsed, own)
-    yield folders[root] / DESCRIPTION
-
-
-def _inherited(folder: Path, parsed: tuple[dict[str, str], str] | None, own: Path) -> Iterator[Path]:
-    if parsed is None:
-        return
-    entities, suffix = parsed
-    found = []
-    for path in folder.glob(f"*{suffix}.json"):
-        *parts, kind = path.stem.split("_")
-        stated = dict(part.split("-", 1) for part in parts if "-" in part)
-        if path != own and kind == suffix and stated.items() <= entities.items():
-            found.append((-len(stated), path))
-    yield from (path for _, path in sorted(found))
 
 
 def _read(path: Path) -> dict[str, Any]:

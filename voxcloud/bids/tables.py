@@ -23,6 +23,7 @@ __all__ = ["Absent", "Cohort", "build_cohort", "read_images", "read_participants
 
 IMAGE_COLUMNS = ("participant_id", "session_id", "map", "label", "path", "volume")
 IMAGE_KEYS = ("map", "label", "participant_id", "session_id")
+SESSION_COLUMNS = ("participant_id", "session_id", "day", "acq_time")
 NO_IMAGE = "is in the participants table but has no image"
 NO_IMAGE_IN_SESSION = "the session is in the sessions table but has no image"
 NO_PARTICIPANT = "the session's participant is not in the participants table and has no image"
@@ -51,7 +52,8 @@ class Cohort:
         One row per image, sorted by map, label, participant_id and session_id: those four, path (absolute), volume
         (Int64, missing for files of one volume) and day (float64, NaN without a sessions table).
     participants
-        One row per participant, sorted by participant_id.
+        One row per participant, sorted by participant_id; numeric columns that only the sessions table has are means
+        over the participant's visits with an image.
     left_out
         Participants and sessions without an image.
     warnings
@@ -155,7 +157,7 @@ def build_cohort(images: pd.DataFrame, participants: pd.DataFrame, sessions: pd.
     """
     _refuse_two_images(images, "images")
     known = {str(p) for p in participants["participant_id"]}
-    _refuse_unknown_participants(images, known)
+    wrong = _unknown_participants(images, known)
     have = set(images["participant_id"])
     left_out = [Absent(p, None, "participant", NO_IMAGE) for p in sorted(known - have)]
     warnings = _warn_of_names(images)
@@ -164,13 +166,16 @@ def build_cohort(images: pd.DataFrame, participants: pd.DataFrame, sessions: pd.
         _refuse_twice(sessions, ("participant_id", "session_id"), "sessions table")
         keys = list(zip(sessions["participant_id"], sessions["session_id"], strict=True))
         days = dict(zip(keys, sessions["day"].astype(float), strict=True))
-        _refuse_unknown_sessions(images, days)
+        wrong += _unknown_sessions(images, days)
         with_image = set(zip(images["participant_id"], images["session_id"], strict=True))
         for participant, session in sorted(set(keys) - with_image):
             if participant in have or participant not in known:
                 reason = NO_IMAGE_IN_SESSION if participant in known else NO_PARTICIPANT
                 left_out.append(Absent(participant, session, "session", reason))
         warnings += _warn_of_dates(sessions)
+        participants = _with_visit_means(participants, sessions, with_image)
+    if wrong:
+        raise TableError(*wrong)
     pairs = zip(images["participant_id"], images["session_id"], strict=True)
     joined = images.assign(day=np.array([days.get(pair, np.nan) for pair in pairs], dtype=np.float64))
     return Cohort(
@@ -219,7 +224,7 @@ def _days_from_dates(table: pd.DataFrame, source: str, baseline: str | None) -> 
     for participant, session, cell in table[["participant_id", "session_id", "acq_time"]].itertuples(index=False):
         if cell is not None:
             dates[participant, session] = _date(cell, f"{source}: {_who(participant, session)}")
-    label = baseline if baseline is not None else _first_session(dates, source)
+    label = baseline.removeprefix("ses-") if baseline is not None else _first_session(dates, source)
     lost = {p for p in table["participant_id"] if (p, label) not in dates}
     if lost:
         raise TableError(
@@ -271,27 +276,37 @@ def _table_rows(path: Path) -> list[tuple[Any, ...]]:
     for name in set(IMAGE_COLUMNS) - set(table.columns):
         table[name] = None
     rows = []
+    wrong: dict[str, list[str]] = {}
     for row in table[list(IMAGE_COLUMNS)].itertuples(index=False, name=None):
         participant, session, name, label, file, volume = row
-        who = f"{path}: {_who(participant, session)}"
-        if name not in VARIABLES:
-            raise TableError(
-                f"{who}: map '{name}' is not known.{nearest(str(name), VARIABLES)} Expected one of: "
-                f"{', '.join(VARIABLES)}. Use 'effect' for images whose units need no check."
-            )
-        if (label or "") not in LABELS:
-            raise TableError(
-                f"{who}: label expects GM, WM or nothing, found '{label}'.{nearest(label.upper(), LABELS)} "
-                "Correct that cell."
-            )
-        if file is None:
-            raise TableError(f"{who}: path expects the file of the {name}, found nothing. Fill in that cell.")
-        if volume is not None and volume == volume and (volume < 0 or volume != int(volume)):
-            raise TableError(f"{who}: volume expects a whole number from 0, found {volume:g}. Correct that cell.")
+        number = None if volume is None or volume != volume else volume
+        problem = _wrong_cell(name, label, file, number)
+        if problem:
+            wrong.setdefault(problem, []).append(_who(participant, session))
+            continue
         absolute = os.path.normpath(path.absolute().parent / file)
-        number = None if volume is None or volume != volume else int(volume)
-        rows.append((participant, session or "", name, label or "", absolute, number))
+        rows.append((participant, session or "", name, label or "", absolute, None if number is None else int(number)))
+    if wrong:
+        raise TableError(*(f"{path}: {_listed(who)}: {problem}" for problem, who in wrong.items()))
     return rows
+
+
+def _wrong_cell(name: str | None, label: str | None, file: str | None, volume: float | None) -> str:
+    """Say what is wrong with a row of the images table, or return an empty string."""
+    if name not in VARIABLES:
+        return (
+            f"map '{name}' is not known.{nearest(str(name), VARIABLES)} Expected one of: {', '.join(VARIABLES)}. "
+            "Use 'effect' for images whose units need no check."
+        )
+    if (label or "") not in LABELS:
+        return (
+            f"label expects GM, WM or nothing, found '{label}'.{nearest(str(label).upper(), LABELS)} Correct that cell."
+        )
+    if file is None:
+        return f"path expects the file of the {name}, found nothing. Fill in that cell."
+    if volume is not None and (volume < 0 or volume != int(volume)):
+        return f"volume expects a whole number from 0, found {volume:g}. Correct that cell."
+    return ""
 
 
 def _stack_words(name: str, label: str) -> str:
@@ -300,14 +315,17 @@ def _stack_words(name: str, label: str) -> str:
 
 def _refuse_two_images(images: pd.DataFrame, source: str) -> None:
     seen: dict[tuple[str, ...], str] = {}
+    wrong = []
     for name, label, participant, session, path in images[[*IMAGE_KEYS, "path"]].itertuples(index=False):
         key = (name, label, participant, session)
         if key in seen:
-            raise TableError(
+            wrong.append(
                 f"{source}: {_who(participant, session)}: expected one {_stack_words(name, label)}, found {seen[key]} "
                 f"and {path}. Keep one, or give them different session_ids."
             )
         seen[key] = path
+    if wrong:
+        raise TableError(*wrong)
 
 
 def _refuse_shared_files(images: pd.DataFrame, source: str) -> None:
@@ -331,8 +349,27 @@ def _refuse_shared_files(images: pd.DataFrame, source: str) -> None:
             )
 
 
-def _refuse_unknown_participants(images: pd.DataFrame, known: set[str]) -> None:
-    for participant, session, path in images[["participant_id", "session_id", "path"]].itertuples(index=False):
+def _with_visit_means(
+    participants: pd.DataFrame, sessions: pd.DataFrame, with_image: set[tuple[str, str]]
+) -> pd.DataFrame:
+    """Add the mean over each participant's scanned visits of what is measured at every visit.
+
+    Group models have one row per participant: a covariate such as the total intracranial volume is one value each. A
+    column that the participants table has as well is taken from there.
+    """
+    named = [c for c in sessions.columns if c not in participants.columns and c not in SESSION_COLUMNS]
+    numeric = [c for c in named if pd.api.types.is_numeric_dtype(sessions[c])]
+    if not numeric:
+        return participants
+    scanned = [k in with_image for k in zip(sessions["participant_id"], sessions["session_id"], strict=True)]
+    means = sessions[scanned].groupby("participant_id")[numeric].mean()
+    return participants.join(means, on="participant_id")
+
+
+def _unknown_participants(images: pd.DataFrame, known: set[str]) -> list[str]:
+    found = []
+    first = images.drop_duplicates("participant_id")
+    for participant, session, path in first[["participant_id", "session_id", "path"]].itertuples(index=False):
         if participant in known:
             continue
         twin = next((p for p in sorted(known) if p.lstrip("0") == participant.lstrip("0")), None)
@@ -341,14 +378,17 @@ def _refuse_unknown_participants(images: pd.DataFrame, known: set[str]) -> None:
             if twin is not None
             else nearest(participant, known)
         )
-        raise TableError(
+        found.append(
             f"{_who(participant, session)}: has images ({path}), expected a row of participant {participant} in the "
             f"participants table, found none.{hint} Add the row, or take the participant's images out."
         )
+    return found
 
 
-def _refuse_unknown_sessions(images: pd.DataFrame, days: dict[tuple[str, str], float]) -> None:
-    for participant, session, path in images[["participant_id", "session_id", "path"]].itertuples(index=False):
+def _unknown_sessions(images: pd.DataFrame, days: dict[tuple[str, str], float]) -> list[str]:
+    wrong = []
+    first = images.drop_duplicates(["participant_id", "session_id"])
+    for participant, session, path in first[["participant_id", "session_id", "path"]].itertuples(index=False):
         if not np.isnan(days.get((participant, session), np.nan)):
             continue
         own = [s for p, s in days if p == participant]
@@ -358,10 +398,11 @@ def _refuse_unknown_sessions(images: pd.DataFrame, days: dict[tuple[str, str], f
             found = "no session_id in the images table"
         else:
             found = f"the sessions {', '.join(own)}" if own else "no session of this participant"
-        raise TableError(
+        wrong.append(
             f"{_who(participant, session)}: has images ({path}), expected its day in the sessions table, found {found}."
             f"{nearest(session, own)} Add the row with its day, or take the image out."
         )
+    return wrong
 
 
 def _warn_of_names(images: pd.DataFrame) -> list[str]:

@@ -66,8 +66,14 @@ def load_study(path: str | Path) -> LoadedStudy:
         raise StudyFileError(
             f"{path}: no such study file. Give the path of a study.yaml (voxcloud simulate makes one)."
         ) from None
+    except IsADirectoryError:
+        raise StudyFileError(
+            f"{path}: expected a study file, found a folder. Give the file in it, e.g. {path / 'study.yaml'}."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise StudyFileError(f"{path}: cannot be read ({error}). A study file is UTF-8 text.") from None
+        raise StudyFileError(
+            f"{path}: expected a study file, UTF-8 text, found that it cannot be read ({error}). Check the file."
+        ) from None
     try:
         tree = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - derived from SafeLoader
     except yaml.YAMLError as error:
@@ -78,7 +84,9 @@ def load_study(path: str | Path) -> LoadedStudy:
         raise StudyFileError(f"{path}: {error}") from None
     if not isinstance(tree, dict):
         raise StudyFileError(
-            f"{path}: expected a mapping with `schema: {STUDY_SCHEMA}` on top, found {type(tree).__name__}."
+            f"{path}: expected a mapping with `schema: {STUDY_SCHEMA}` on top, found "
+            f"{'an empty file' if tree is None else type(tree).__name__}. Start from the file that voxcloud simulate "
+            "makes."
         )
     return LoadedStudy(study=parse_study(tree, str(path)), path=path)
 
@@ -94,8 +102,7 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        lines = [_sentence(item) for item in error.errors()]
-        raise StudyFileError(f"{where}: " + "\n".join(lines)) from None
+        raise StudyFileError(*(f"{where}: {_sentence(item)}" for item in error.errors())) from None
 
 
 def _sentence(item: Any) -> str:

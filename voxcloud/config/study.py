@@ -155,10 +155,12 @@ class Model(Part):
         None, description="Time terms to test (two-stage); default: all terms of the basis."
     )
     session: str | None = Field(
-        None, description="ols: `baseline` (day 0), `mean` (mean of the visits), or a session label."
+        None, description="ols: `baseline` (day 0 of the study), `mean` (mean of the visits), or a session label."
     )
     days: tuple[float, float] | None = Field(
-        None, description="paired: [first, second]; the image analysed is second minus first."
+        None,
+        description="paired: [first, second]; the image analysed is second minus first. A visit on another day stands "
+        "for the reference day of `time` that it is nearest to.",
     )
     sessions: str | None = Field(None, description='Which sessions enter, e.g. "day <= 28"; default: all.')
     min_visits: int | None = Field(
@@ -217,6 +219,12 @@ class Model(Part):
             for key in ("coefficients", "min_visits"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is a setting of estimator two-stage, found estimator {self.estimator}")
+        files: dict[str, str] = {}
+        for name in self.contrasts:
+            # Names of files hold letters and digits only, and some disks do not tell capitals apart.
+            other = files.setdefault(name.replace("-", "").replace("_", "").casefold(), name)
+            if other != name:
+                raise ValueError(f"contrasts: {other} and {name} would be the same file; rename one")
         return self
 
     @property
@@ -263,6 +271,18 @@ class Behaviour(Part):
         description="Scores by column name. Their <score>_alpha, _delta, _gamma and _improvement become columns "
         "that formulas can name.",
     )
+    retention: tuple[float, float] | None = Field(
+        None,
+        description="Two days of the learning data, e.g. [28, 84], compared within participants (signed-rank): is "
+        "what was learned kept? Default: not tested.",
+    )
+
+    @field_validator("retention")
+    @classmethod
+    def _in_order(cls, days: tuple[float, float] | None) -> tuple[float, float] | None:
+        if days is not None and not days[0] < days[1]:
+            raise ValueError("expected two days, the earlier one first")
+        return days
 
 
 class Atlas(Part):
@@ -296,7 +316,15 @@ class Study(Part):
     )
     participants: str = Field(..., description="participants.tsv: participant_id, group and covariates.")
     sessions: str | None = Field(
-        None, description="sessions.tsv: participant_id session_id day. Not needed for one image per participant."
+        None,
+        description="sessions.tsv: participant_id session_id day. A numeric column that the participants table lacks "
+        "(tiv, say) is averaged over a participant's visits. Not needed for one image per participant.",
+    )
+    baseline_session: str | None = Field(
+        None,
+        pattern=r"^(ses-)?[A-Za-z0-9]+$",
+        description="Only where the sessions table has dates (acq_time) and no day: the session whose date is day 0. "
+        "Default: the session that comes first in most participants.",
     )
     mask: str = Field(..., description="Fixed superset mask; its grid is the grid of the analysis.")
     masks: dict[Literal["GM", "WM"], TissueMask] = Field(
@@ -329,15 +357,16 @@ class Study(Part):
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
         names = [m.name for m in self.models]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"models: the name {name} is used twice")
+        wrong = [f"models: the name {name} is used twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         for model in self.models:
-            if model.estimator == "two-stage":
-                if self.time is None:
-                    raise ValueError(f"model {model.name}: estimator two-stage needs the `time` section")
-                if self.sessions is None:
-                    raise ValueError(f"model {model.name}: estimator two-stage needs `sessions`")
-            if model.estimator == "paired" and self.sessions is None:
-                raise ValueError(f"model {model.name}: estimator paired needs `sessions`")
+            if model.estimator == "two-stage" and self.time is None:
+                wrong.append(f"model {model.name}: estimator two-stage needs the `time` section")
+            if self.sessions is None:
+                setting = "session: baseline" if model.session == "baseline" else None
+                setting = f"estimator {model.estimator}" if model.estimator != "ols" else setting
+                setting = f"sessions: {model.sessions}" if setting is None and model.sessions else setting
+                if setting:
+                    wrong.append(f"model {model.name}: {setting} needs `sessions`, the table with the days")
+        if wrong:
+            raise ValueError("; ".join(wrong))
         return self
