@@ -2,9 +2,10 @@
 
     python validation/spm_report.py
 
-Six second-level models of the same 31 participants: two groups with equal and unequal variances, and a regression on
-a score, each of the linear and the quadratic coefficient. The exit status is 1 if a difference is above its
-tolerance. The data and how they were made: tests/reference/spm/PROVENANCE.md.
+Six models of the same 31 participants, from the images through both stages by voxcloud's own functions: two groups
+with equal and unequal variances, and a regression on a score, each of the linear and the quadratic coefficient. The
+exit status is 1 if a difference is above its tolerance. The data and how they were made:
+tests/reference/spm/PROVENANCE.md.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from voxcloud.inference.random_field import resels
 from voxcloud.inference.reml import Covariance, estimate_covariance, group_components, pool_covariance
 from voxcloud.inference.search import SearchResult, random_field_search
 from voxcloud.inference.smoothness import Smoothness, smoothness_of_array
+from voxcloud.models.contrasts import contrast_matrix
+from voxcloud.models.formula import design_matrix
+from voxcloud.models.ols import fit_ols, t_contrast
+from voxcloud.models.time_basis import build_time_basis
+from voxcloud.models.two_stage import participant_coefficients, visit_plan
 
 REFERENCE = Path(__file__).resolve().parent.parent / "tests" / "reference" / "spm"
 MODELS = (
@@ -42,6 +48,7 @@ Kind = Literal["equal", "unequal"]
 # in p, and so are its thresholds and, times the slope of the normal quantile, its z-values.
 TOLERANCE: dict[str, tuple[float, float]] = {
     "T, every voxel": (1e-5, 1e-3),
+    "error degrees of freedom": (1e-9, 1e-9),
     "height threshold u": (1e-6, 1e-6),
     "FWHM, relative": (1e-8, 1e-6),
     "resels, relative": (1e-8, 1e-6),
@@ -91,18 +98,18 @@ class Fit:
 
 @cache
 def cohort() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.float64], dict[str, Any]]:
-    """Return mask, voxel index, affine and the participants' coefficients {lin, quad} (participant, voxel)."""
+    """Return mask, voxel index, affine and the participants' coefficients {linear, quadratic} (participant, voxel)."""
     mask_image = nib.load(REFERENCE / "mask.nii.gz")
     mask = np.asarray(mask_image.dataobj) > 0
     image = nib.load(REFERENCE / "cohort_int16.nii.gz")
-    design = json.loads((REFERENCE / "design.json").read_text())
-    data = np.asarray(image.dataobj.get_unscaled())[mask].astype(np.float64) * image.dataobj.slope
-    visits = data.reshape(data.shape[0], -1, len(design["days"]))
-    basis = np.column_stack([np.ones(len(design["days"])), design["lin"], design["quad"]])
-    coefficients = np.einsum("tk,vpk->tpv", np.linalg.pinv(basis), visits)
-    stored = coefficients.astype(np.float32).astype(np.float64)  # SPM read them as float32 images
+    scans = pd.read_csv(REFERENCE / "scans.tsv", sep="\t")
+    data = np.asarray(image.dataobj.get_unscaled())[mask][:, scans["volume"]].T * float(image.dataobj.slope)
+    basis = build_time_basis("polynomial", sorted(scans["day"].unique()), ("linear", "quadratic"), "quadratic")
+    found = participant_coefficients(data, visit_plan(scans["subject"].tolist(), scans["day"].tolist(), basis))
+    # SPM read them as float32 images.
+    stored = {name: found[name].astype(np.float32).astype(np.float64) for name in ("linear", "quadratic")}
     index = np.flatnonzero(mask.ravel()).astype(np.int64)
-    return mask, index, np.asarray(mask_image.affine), {"lin": stored[1], "quad": stored[2]}
+    return mask, index, np.asarray(mask_image.affine), stored
 
 
 @cache
@@ -116,24 +123,22 @@ def reference(name: str) -> dict[str, Any]:
 def fit(model: str) -> Fit:
     """Fit a model by ordinary least squares, after whitening if variances are unequal."""
     mask, index, _, coefficients = cohort()
-    x = np.array(reference("models")[model]["X"])
-    y = coefficients["lin" if "_lin" in model else "quad"]
-    groups = pd.read_csv(REFERENCE / "participants.tsv", sep="\t")["group"].tolist()
+    people = pd.read_csv(REFERENCE / "participants.tsv", sep="\t").rename(columns={"subject": "participant_id"})
+    y = coefficients["linear" if "_lin" in model else "quadratic"]
+    formula, test = "group + age + tiv", "group[patient] - group[control]"
     if model.startswith("mreg"):
-        y = y[[k for k, group in enumerate(groups) if group == "patient"]]
-    covariance = None
+        own = (people["group"] == "patient").to_numpy()
+        y, people, formula, test = y[own], people[own], "behaviour + age + tiv", "behaviour"
+    design = design_matrix(formula, people)
+    x, covariance = design.matrix, None
     if model.endswith("_unequalvar"):
-        covariance = estimate_covariance(pool_covariance(y, x), x, group_components(groups)[1])
+        components = group_components(people["group"].tolist())[1]
+        covariance = estimate_covariance(pool_covariance(y, x), x, components)
         x, y = covariance.whitener @ x, covariance.whitener @ y
-    weights = np.array(reference("tables")[model]["con1"]["contrast"], dtype=float)
-    df = float(x.shape[0] - x.shape[1])
-    inverse = np.linalg.inv(x.T @ x)
-    beta = inverse @ x.T @ y
-    residual = y - x @ beta
-    resms = np.sum(residual**2, axis=0) / df
-    t = weights @ beta / np.sqrt(resms * (weights @ inverse @ weights))
-    smooth = smoothness_of_array(residual / np.sqrt(resms), index, mask.shape, df)
-    return Fit(t, smooth, covariance, df)
+    fitted = fit_ols(y, x, df=None if covariance is None else covariance.erdf)
+    t = t_contrast(fitted, contrast_matrix(test, design).weights[0])[2]
+    smooth = smoothness_of_array(fitted.standardised_residuals(y), index, mask.shape, fitted.df)
+    return Fit(t, smooth, covariance, fitted.df)
 
 
 def search(model: str, contrast: str) -> SearchResult:
@@ -205,6 +210,7 @@ def compare(model: str) -> Iterator[Row]:
     mask = cohort()[0]
     with np.load(REFERENCE / "t_maps.npz") as maps:
         worst = {"T, every voxel": largest(fitted.t, maps[model])}
+    worst["error degrees of freedom"] = abs(fitted.df - theirs["erdf"])
     width = np.array(fitted.smoothness.fwhm_voxels)
     counts = resels(mask, width)
     worst["FWHM, relative"] = largest(width / np.array(theirs["FWHM_vox"]), np.ones(3))
