@@ -58,12 +58,15 @@ class Cohort:
         Participants and sessions without an image.
     warnings
         What looks wrong and does not stop the study.
+    visit_means
+        Columns of the participants that are means over visits.
     """
 
     images: pd.DataFrame
     participants: pd.DataFrame
     left_out: tuple[Absent, ...]
     warnings: tuple[str, ...] = ()
+    visit_means: tuple[str, ...] = ()
 
     def joined(self) -> pd.DataFrame:
         """Return the images with every column of their participants."""
@@ -162,6 +165,7 @@ def build_cohort(images: pd.DataFrame, participants: pd.DataFrame, sessions: pd.
     left_out = [Absent(p, None, "participant", NO_IMAGE) for p in sorted(known - have)]
     warnings = _warn_of_names(images)
     days: dict[tuple[str, str], float] = {}
+    own = tuple(participants.columns)
     if sessions is not None:
         _refuse_twice(sessions, ("participant_id", "session_id"), "sessions table")
         keys = list(zip(sessions["participant_id"], sessions["session_id"], strict=True))
@@ -183,6 +187,7 @@ def build_cohort(images: pd.DataFrame, participants: pd.DataFrame, sessions: pd.
         participants=participants.sort_values("participant_id", ignore_index=True),
         left_out=tuple(left_out),
         warnings=tuple(warnings),
+        visit_means=tuple(str(c) for c in participants.columns if c not in own),
     )
 
 

@@ -13,15 +13,15 @@ import numpy as np
 from voxcloud.config.load import load_study
 from voxcloud.errors import CorruptStoreError
 from voxcloud.inference.family import SearchKey, adjust_over_family, expected_false_positives
-from voxcloud.inference.rank_tests import wilcoxon_one_sample, wilcoxon_signed_rank
 from voxcloud.pipeline.execute import versions
+from voxcloud.pipeline.learning import score_tests
 from voxcloud.plan.build import read_cohort
 from voxcloud.plan.scores import fit_behaviour
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.report.page import write_report
 from voxcloud.report.tables import write_tables
-from voxcloud.schema import RESULT_SCHEMA
-from voxcloud.storage.records import read_record
+from voxcloud.schema import RESULT_SCHEMA, stack_name
+from voxcloud.storage.records import list_records, read_record
 from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     fits = fit_behaviour(loaded, read_cohort(loaded))
     if fits is None:
         raise CorruptStoreError(f"{unit.key}: the study file has no behaviour section any more. Run the study again.")
+    days_of_study = loaded.study.time.reference_days if loaded.study.time is not None else ()
     scores: dict[str, Any] = {}
     tests: list[dict[str, Any]] = []
     for score, curves in fits.curves.items():
@@ -52,48 +53,13 @@ def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
                 "values": values,
             }
         scores[score] = {"better": fits.better[score], "participants": people}
-        tests += _score_tests(score, people)
+        tests += score_tests(fits, score, days_of_study)
     store.write_bytes(unit.outputs[0], json.dumps({"schema": RESULT_SCHEMA, "scores": scores, "tests": tests}).encode())
     return {"scores": len(scores)}
 
 
 def _finite(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _score_tests(score: str, people: Mapping[str, Any]) -> list[dict[str, Any]]:
-    usable = [p for p in people.values() if not p["flags"]]
-    improvement = np.array([p["improvement"] for p in usable], dtype=np.float64)
-    tests = []
-    if len(improvement) >= 3:
-        found = wilcoxon_one_sample(improvement)
-        tests.append(
-            {
-                "name": f"{score}: improvement differs from 0 (one-sample Wilcoxon)",
-                "statistic": found.z,
-                "p": found.p_exact,
-                "n": found.n,
-                "words": "z and exact p over participants with a usable learning curve",
-            }
-        )
-    last = [
-        (p["values"][p["days"].index(28.0)], p["values"][p["days"].index(84.0)])
-        for p in people.values()
-        if 28.0 in p["days"] and 84.0 in p["days"]
-    ]
-    if len(last) >= 3:
-        first, second = np.array(last, dtype=np.float64).T
-        found = wilcoxon_signed_rank(first, second)
-        tests.append(
-            {
-                "name": f"{score}: day 84 against day 28 (signed-rank)",
-                "statistic": found.z,
-                "p": found.p_exact,
-                "n": found.n,
-                "words": "retention after the training ended",
-            }
-        )
-    return tests
 
 
 def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -150,10 +116,8 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         "schema": RESULT_SCHEMA,
         **info["cohort"],
         "stacks": stacks,
-        "warnings": info["cohort"]["warnings"] + _signature_warnings(stacks),
+        "warnings": info["cohort"]["warnings"] + _unfitted(store, trees),
     }
-    for stack in cohort["stacks"]:
-        stack.pop("signatures", None)
     store.write_bytes("results/cohort.json", json.dumps(cohort, allow_nan=False).encode())
     return {"searches": len(searches), "significant": len(significant)}
 
@@ -169,37 +133,46 @@ def _stacks(store: Store, info: Mapping[str, Any]) -> list[dict[str, Any]]:
     for stack in info["stacks"]:
         medians: dict[str, float] = {}
         nan: dict[str, int] = {}
-        signatures: dict[str, Any] = {}
         for name, fingerprint in stack["shards"]:
             record = read_record(store, "stack-shard", name, fingerprint, "done")
             for image in record.result.get("images", []) if record is not None else []:
                 who = f"sub-{image['participant_id']}" + (f"_ses-{image['session_id']}" if image["session_id"] else "")
                 medians[who], nan[who] = image["median"], image["nan"]
-                if "signature" in image:
-                    signatures[who] = image["signature"]
         found.append(
             {
                 **{k: v for k, v in stack.items() if k != "shards"},
                 "median_per_image": medians,
                 "not_finite_per_image": nan,
-                "signatures": signatures,
             }
         )
     return found
 
 
-def _signature_warnings(stacks: list[dict[str, Any]]) -> list[str]:
-    """Name processing differences between participants; a difference within a participant stops the stack's models."""
-    warnings = []
-    for stack in stacks:
-        kinds = {json.dumps(s, sort_keys=True) for s in stack.get("signatures", {}).values()}
-        if len(kinds) > 1:
-            warnings.append(
-                f"{stack['map']} {stack['label']}: images of {len(kinds)} processing signatures (preset, scanner, "
-                "correction) are in one stack; "
-                "a difference between groups may come from processing."
-            )
-    return warnings
+UNFITTED = {
+    "constant": "Voxels of the analysis mask with the same value in every participant were left out: {}.",
+    "not_finite": "Voxels without a value in at least one image were left out: {}.",
+}
+
+
+def _unfitted(store: Store, trees: list[dict[str, Any]]) -> list[str]:
+    """Say how many voxels could not be fitted, and why; from the records of the blocks."""
+    known = list_records(store)
+    counts: dict[str, dict[str, int]] = {reason: {} for reason in UNFITTED}
+    for model, stack in dict.fromkeys((t["model"], stack_name(t["map"], t["label"])) for t in trees):
+        for (step, name), states in known.items():
+            if step == "fit-block" and name.startswith(f"{model}/{stack}/"):
+                record = read_record(store, step, name, *states[-1])
+                for reason, found in counts.items():
+                    number = record.result.get(reason, 0) if record is not None else 0
+                    if number:
+                        found[f"{model} {stack}"] = found.get(f"{model} {stack}", 0) + number
+    words = []
+    for reason, text in UNFITTED.items():
+        named = [f"{where} {number:,}" for where, number in counts[reason].items()]
+        if named:
+            more = f" and {len(named) - 6} more" if len(named) > 6 else ""
+            words.append(text.format(", ".join(named[:6]) + more))
+    return words
 
 
 def _truth(info: Mapping[str, Any], trees: list[dict[str, Any]]) -> Any:

@@ -276,7 +276,7 @@ def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             stack: {c: len(e["participants"]) for c, e in design["coefficients"].items()}
             for stack, design in stacks.items()
         },
-        "sentences": [],
+        "sentences": first["sentences"],
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from voxcloud.bids.images import MaskGrid, load_mask
+from voxcloud.bids.images import MaskGrid, load_mask, read_header
+from voxcloud.bids.signatures import Sidecars, differences_between, differences_within
 from voxcloud.bids.tables import Cohort, build_cohort, read_images, read_participants, read_sessions
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
-from voxcloud.errors import DesignError, StudyFileError, nearest
+from voxcloud.errors import DesignError, MaskError, PlanError, StudyFileError, TableError, VoxcloudError, nearest
 from voxcloud.plan import units as make
 from voxcloud.plan.design import build_design
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
-from voxcloud.plan.selection import ImageRef, LeftOut, Selection, group_of, select
+from voxcloud.plan.selection import ImageRef, LeftOut, Selection, select
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
 from voxcloud.storage.stack import Allocation, StackSpec, allocate_rows, latest_manifest
@@ -57,17 +59,92 @@ class StudyPlan:
     behaviour: BehaviourFits | None
     searches: int
     problems: tuple[str, ...] = ()
+    missing_files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     by_key: Mapping[str, WorkUnit] = field(default_factory=dict)
 
 
+class _Problems:
+    """What is wrong with models, gathered: one sentence for all stacks that a reason concerns."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], list[str]] = {}
+
+    def add(self, model: str, stack: str, error: Exception) -> None:
+        """Keep every problem of an error."""
+        for text in error.problems if isinstance(error, VoxcloudError) else [str(error)]:
+            key = (model, text.removeprefix(f"model {model}, {stack}: ").removeprefix(f"model {model}: "))
+            self._found.setdefault(key, []).append(stack)
+
+    def sentences(self) -> tuple[str, ...]:
+        """Return one sentence per model and reason."""
+        return tuple(
+            f"model {model}, {_some(list(dict.fromkeys(stacks)), 3)}: {text}"
+            for (model, text), stacks in self._found.items()
+        )
+
+
+def _some(names: Sequence[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def read_cohort(loaded: LoadedStudy) -> Cohort:
-    """Read and join the study's tables."""
+    """Read and join the study's tables.
+
+    Raises
+    ------
+    TableError
+        Telling of every table that cannot be used, then of every row that has no partner in the other tables.
+    """
     study = loaded.study
-    images = read_images(Path(loaded.resolve(study.images)))
-    participants = read_participants(Path(loaded.resolve(study.participants)))
-    sessions = read_sessions(Path(loaded.resolve(study.sessions))) if study.sessions else None
+    problems: list[str] = []
+
+    def read(reader: Callable[[Path], pd.DataFrame], path: str) -> pd.DataFrame:
+        try:
+            return reader(Path(loaded.resolve(path)))
+        except TableError as error:
+            problems.extend(error.problems)
+            return pd.DataFrame()
+
+    images = read(read_images, study.images)
+    participants = read(read_participants, study.participants)
+    sessions = None
+    if study.sessions:
+        sessions = read(lambda path: read_sessions(path, baseline=study.baseline_session), study.sessions)
+    if problems:
+        raise TableError(*problems)
     return build_cohort(images, participants, sessions)
+
+
+def check_volumes(loaded: LoadedStudy, grid: MaskGrid) -> list[str]:
+    """Return what is wrong with the search volumes and the other files that the study file names."""
+    study = loaded.study
+    problems = []
+    for name, volume in study.search_volumes.items():
+        path = loaded.resolve(volume.path)
+        try:
+            inside = load_mask(path)
+            read_header(path).check_grid(grid)
+            if inside.shape != grid.shape or not np.allclose(inside.affine, grid.affine, atol=1e-3):
+                raise MaskError(
+                    f"{path}: expected its axes in the order of the mask's, found others. Save it as the mask."
+                )
+            if not (inside.mask & grid.mask).any():
+                raise MaskError(
+                    f"{path}: expected voxels inside the mask, found none. Check that both are in one space."
+                )
+        except VoxcloudError as error:
+            problems += [f"search_volumes.{name}: {text}" for text in error.problems]
+    named = {"template": study.template}
+    if study.atlas is not None:
+        named |= {"atlas.image": study.atlas.image, "atlas.labels": study.atlas.labels}
+    problems += [
+        f"{key}: expected a file, found none at {loaded.resolve(path)}. Correct the path in the study file."
+        for key, path in named.items()
+        if path is not None and not Path(loaded.resolve(path)).is_file()
+    ]
+    return problems
 
 
 def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> StudyPlan:
@@ -81,13 +158,26 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         The study's output; only read here (manifests of earlier runs).
     bad_images
         (participant, session, digest) to reason, for images that stacking found unusable and the study excludes.
+
+    Raises
+    ------
+    VoxcloudError
+        If tables, masks or volumes cannot be used, or no model is left that can be fitted. A model that cannot be
+        fitted beside others that can is a problem of the plan, and the others go on.
     """
     study = loaded.study
     cohort = read_cohort(loaded)
     grid = load_mask(loaded.resolve(study.mask))
+    wrong = check_volumes(loaded, grid)
+    if wrong:
+        raise StudyFileError(*wrong)
     behaviour = fit_behaviour(loaded, cohort)
     participants = cohort.participants if behaviour is None else behaviour.join(cohort.participants)
-    stacks = _stacks(loaded, store, cohort, grid)
+    problems = _Problems()
+    stacks = _stacks(loaded, store, cohort, grid, problems)
+    absent = _missing_files(stacks)
+    if study.on_bad_image == "exclude":
+        bad_images = absent | dict(bad_images)
     left_out = [LeftOut(i.participant_id, i.session_id, i.what, i.reason) for i in cohort.left_out]
     left_out += [
         LeftOut(p, s, stack.name, bad_images[(p, s, d)])
@@ -95,7 +185,10 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         for (p, s, d) in (i.identity for i in stack.images)
         if (p, s, d) in bad_images
     ]
-    designs, selections, problems = _designs(loaded, stacks, participants, bad_images, behaviour, left_out)
+    signatures = _Signatures(stacks)
+    designs, selections = _designs(loaded, stacks, participants, bad_images, behaviour, signatures, left_out, problems)
+    if not designs and not bad_images:
+        raise PlanError(*problems.sentences())
     searches = count_searches(loaded, list(designs.values()))
     context = make.Context(loaded, store.url, grid, searches)
     units = make.stack_units(context, stacks)
@@ -115,8 +208,9 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         left_out=tuple(dict.fromkeys(left_out)),
         behaviour=behaviour,
         searches=searches["study"],
-        problems=tuple(problems),
-        warnings=tuple(getattr(cohort, "warnings", ())),
+        problems=problems.sentences(),
+        missing_files=() if study.on_bad_image == "exclude" else tuple(absent.values()),
+        warnings=(*cohort.warnings, *_visit_means(loaded, cohort), *signatures.warnings()),
         by_key={unit.key: unit for unit in units},
     )
 
@@ -130,7 +224,54 @@ def _tissue_stack(loaded: LoadedStudy, label: str) -> str:
     return stack_name(mask.map, label) if mask else ""
 
 
-def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid) -> dict[str, Stack]:
+def _visit_means(loaded: LoadedStudy, cohort: Cohort) -> list[str]:
+    named = {name for model in loaded.study.models for name in re.findall(r"\w+", model.formula)}
+    return [
+        f"The participants table has no column {name}; each participant's value is the mean over the visits with an "
+        "image in the sessions table."
+        for name in cohort.visit_means
+        if name in named
+    ]
+
+
+def _missing_files(stacks: Mapping[str, Stack]) -> dict[tuple[str, str, str], str]:
+    """Return the images whose file is not there, with what to do about it."""
+    return {
+        image.identity: f"{image.who}, {stack.name}: expected the image {image.path}, found no file. Correct the "
+        "images table, or exclude the image (on_bad_image: exclude)."
+        for stack in stacks.values()
+        for image in stack.images
+        if image.digest.startswith(MISSING_FILE)
+    }
+
+
+class _Signatures:
+    """How the images of the stacks were made, by their sidecars."""
+
+    def __init__(self, stacks: Mapping[str, Stack]) -> None:
+        self._stacks = stacks
+        sidecars = Sidecars()
+        self._of = {i.path: sidecars.signature(i.path) for stack in stacks.values() for i in stack.images}
+
+    def refuse_differences(self, selection: Selection) -> None:
+        """Refuse images of one participant that were made in different ways: the difference would look like change."""
+        within = differences_within(self._rows(selection.images), selection.stack)
+        if within:
+            raise DesignError(*within)
+
+    def warnings(self) -> list[str]:
+        """Return where participants of one stack differ."""
+        return [
+            text
+            for stack in self._stacks.values()
+            for text in differences_between(self._rows(stack.images), stack.name)
+        ]
+
+    def _rows(self, images: Sequence[ImageRef]) -> list[tuple[str, str, dict[str, Any] | None]]:
+        return [(i.participant_id, i.session_id, self._of[i.path]) for i in images]
+
+
+def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid, problems: _Problems) -> dict[str, Stack]:
     """Return the stacks that some model or mask needs, with a row for each image."""
     study = loaded.study
     table = cohort.images
@@ -138,19 +279,25 @@ def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid) -
     needed: list[tuple[str, str]] = []
     for model in study.models:
         for map_name in model.maps:
-            _check_map(model, map_name, {m for m, _ in have})
             pairs = [
                 (m, lab) for m, lab in sorted(have) if m == map_name and (model.labels is None or lab in model.labels)
             ]
+            try:
+                _check_map(model, map_name, have, pairs)
+            except VoxcloudError as error:
+                problems.add(model.name, map_name, error)
+                continue
             needed += [p for p in pairs if p not in needed]
+    wrong = [
+        f"masks.{label}: expected images of map '{mask.map}' with label {label} in the images table, found none. Add "
+        f"the tissue probability images, or take masks.{label} out to analyse every voxel of `mask`."
+        for label, mask in study.masks.items()
+        if (mask.map, label) not in have
+    ]
+    if wrong:
+        raise StudyFileError(*wrong)
     for tissue, mask in study.masks.items():
         label: str = tissue
-        if (mask.map, label) not in have:
-            raise StudyFileError(
-                f"masks.{label}: the images table has no map '{mask.map}' with label {label}. Add the tissue "
-                "probability "
-                f"images, or take masks.{label} out to analyse every voxel of `mask`."
-            )
         if any(lab == label for _, lab in needed) and (mask.map, label) not in needed:
             needed.append((mask.map, label))
     digests: dict[str, str] = {}
@@ -164,21 +311,31 @@ def _stacks(loaded: LoadedStudy, store: Store, cohort: Cohort, grid: MaskGrid) -
     return stacks
 
 
-def _check_map(model: Model, map_name: str, have: set[str]) -> None:
+def _check_map(model: Model, map_name: str, have: set[tuple[str, str]], pairs: Sequence[tuple[str, str]]) -> None:
+    """Refuse a map that cannot be tested, or of which there is no image."""
     entry = variable(map_name)
-    if map_name not in have:
-        raise StudyFileError(
-            f"model {model.name}: the images table has no map '{map_name}'.{nearest(map_name, have)} It has: "
-            f"{', '.join(sorted(have))}."
-        )
     if not entry.analysable:
-        raise StudyFileError(f"model {model.name}: {map_name} cannot be tested: {entry.hint}. Take it out of `maps`.")
+        raise StudyFileError(f"{map_name} cannot be tested: {entry.hint}. Take it out of `maps`.")
+    maps = {m for m, _ in have}
+    if map_name not in maps:
+        raise StudyFileError(
+            f"expected images of map '{map_name}' in the images table, found {', '.join(sorted(maps))}."
+            f"{nearest(map_name, maps)} Correct `maps`, or add the images."
+        )
+    if not pairs:
+        labels = sorted(lab or "none" for m, lab in have if m == map_name)
+        asked = ", ".join(lab or "none" for lab in model.labels or ())
+        raise StudyFileError(
+            f"expected images of {map_name} with label {asked}, found label {', '.join(labels)}. Correct `labels`."
+        )
 
 
 def _image_ref(row: Any, digests: dict[str, str]) -> ImageRef:
     path = str(row.path)
     if path not in digests:
-        digests[path] = file_digest(path) if Path(path).is_file() else MISSING_FILE
+        # Of two images that are missing each is known by its own place.
+        missing = f"{MISSING_FILE}-{digest_json(path)[:16]}"
+        digests[path] = file_digest(path) if Path(path).is_file() else missing
     volume = None if row.volume is None or pd.isna(row.volume) else int(row.volume)
     digest = digests[path] if volume is None else f"{digests[path]}#{volume}"
     day = None if row.day is None or pd.isna(row.day) else float(row.day)
@@ -191,33 +348,31 @@ def _designs(
     participants: pd.DataFrame,
     bad_images: BadImages,
     behaviour: BehaviourFits | None,
+    signatures: _Signatures,
     left_out: list[LeftOut],
-) -> tuple[dict[str, dict[str, Any]], list[Selection], list[str]]:
+    problems: _Problems,
+) -> tuple[dict[str, dict[str, Any]], list[Selection]]:
     """Return a design file per (model, stack); a model that cannot be built is a problem by name, others go on."""
     designs: dict[str, dict[str, Any]] = {}
     selections: list[Selection] = []
-    problems: list[str] = []
     study = loaded.study
     for model in study.models:
-        people = participants
-        if behaviour is not None:
-            people, gone = behaviour.without_unusable(participants, model)
-            members = group_of(study, model, participants)
-            left_out += [item for item in gone if item.participant_id in members]
+        unusable = behaviour.unusable(participants, model) if behaviour is not None else {}
         for stack in stacks.values():
             if stack.map not in model.maps or (model.labels is not None and stack.label not in model.labels):
                 continue
             images = [image for image in stack.images if image.identity not in bad_images]
             try:
-                selection = select(study, model, stack.map, stack.label, stack.name, images, people)
+                selection = select(study, model, stack.map, stack.label, stack.name, images, participants, unusable)
+                signatures.refuse_differences(selection)
                 design, gone = build_design(study, selection)
-            except (DesignError, ValueError) as error:
-                problems.append(str(error))
+            except ValueError as error:  # every error of a design is one
+                problems.add(model.name, stack.name, error)
                 continue
             left_out += [*selection.left_out, *gone]
             designs[f"{model.name}/{stack.name}"] = design
             selections.append(selection)
-    return designs, selections, problems
+    return designs, selections
 
 
 def count_searches(loaded: LoadedStudy, designs: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from voxcloud.config.study import Model, Study
-from voxcloud.errors import DesignError
+from voxcloud.errors import DesignError, VoxcloudError, nearest
 from voxcloud.models.contrasts import contrast_matrix
 from voxcloud.models.design_report import design_diagnostics
 from voxcloud.models.formula import Design, design_matrix
 from voxcloud.models.time_basis import TimeBasis, build_time_basis
-from voxcloud.models.two_stage import visit_plan
+from voxcloud.models.two_stage import VisitPlan, visit_plan
 from voxcloud.plan.selection import LeftOut, Selection
 from voxcloud.schema import variable
 
@@ -52,7 +52,8 @@ def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], li
     except ValueError as error:
         if str(error).startswith(f"model {model.name}"):
             raise
-        raise type(error)(f"model {model.name}, {selection.stack}: {error}") from None
+        kind = type(error) if isinstance(error, VoxcloudError) else DesignError
+        raise kind(f"model {model.name}, {selection.stack}: {error}") from None
     tree = {
         "schema": 1,
         "model": model.name,
@@ -70,6 +71,7 @@ def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], li
         "coefficients": coefficients,
         "time": first.get("time"),
         "visits": first.get("visits", []),
+        "sentences": first.get("sentences", []),
         "accepted_unequal_variance": bool(model.accept_unequal_variance and first.get("unequal")),
         "weights": model.weights,
     }
@@ -100,6 +102,8 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
     model, basis = selection.model, time_basis(study)
     assert basis is not None  # the study file's validator has seen to it
     days = [float(i.day) for i in selection.images if i.day is not None]
+    # The basis stays the study's; a visit that the model leaves out for everybody is missed by nobody.
+    planned = [day for day in basis.reference_days if model.session_enters(day)]
     plan = visit_plan(
         [i.participant_id for i in selection.images],
         days,
@@ -108,16 +112,17 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
         max_variance_ratio=model.max_variance_ratio,
         weights=model.weights,
         accept_unequal_variance=model.accept_unequal_variance,
+        complete_days=planned,
     )
     wanted = model.coefficients or basis.terms
     unknown = [c for c in wanted if c not in basis.terms]
     if unknown:
         raise DesignError(
             f"coefficients: {', '.join(unknown)} is not a term of the time basis ({', '.join(basis.terms)})."
+            f"{nearest(unknown[0], basis.terms)} Correct `coefficients`."
         )
     what = f"model {model.name}, {selection.stack}"
     left_out = [LeftOut(p, None, what, reason) for p, reason in plan.left_out.items()]
-    units = f"{variable(selection.map).units} per {basis.scale_days:g} days"
     coefficients: dict[str, Any] = {}
     for term in wanted:
         entering = plan.participants_of(term)
@@ -133,14 +138,32 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
                 for p in entering
             },
             "row_weights": plan.precision_weights(term) if model.weights == "precision" else None,
-            "units": units,
+            "units": f"{variable(selection.map).units} {basis.unit_of(term)}".strip(),
         }
     return {
         "coefficients": coefficients,
         "time": basis.describe(),
         "visits": plan.describe(),
         "unequal": plan.unequal,
+        "sentences": _sentences(model, plan),
     }, left_out
+
+
+def _sentences(model: Model, plan: VisitPlan) -> list[str]:
+    """Say what the numbers of the first level alone do not tell."""
+    words = []
+    if plan.complete_days != plan.basis.reference_days:
+        days = ", ".join(f"{day:g}" for day in plan.complete_days)
+        words.append(
+            f"Variances were compared with those of the reference days that this model uses ({days}); the time basis "
+            "is that of the whole study."
+        )
+    if model.weights == "precision":
+        words.append(
+            "The weights 1 / (1 + variance ratio) take the spread between people for as large as the noise of a "
+            "complete participant's coefficient; this ratio of 1 was assumed, not estimated from the images."
+        )
+    return words
 
 
 def _group_level(

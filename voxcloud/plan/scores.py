@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ import pandas as pd
 from voxcloud.behaviour.learning_curve import Exclusion, LearningCurve, find_outliers, fit_learning_curves
 from voxcloud.bids.tables import Cohort, read_table
 from voxcloud.config.load import LoadedStudy
-from voxcloud.config.study import Model, Score
+from voxcloud.config.study import Model, Score, Study
 from voxcloud.errors import TableError, nearest
-from voxcloud.plan.selection import LeftOut
+from voxcloud.plan.selection import group_of
 from voxcloud.plan.unit import digest_json
 
 # A curve has three parameters.
@@ -24,12 +26,18 @@ PARAMETERS = ("alpha", "delta", "gamma", "improvement")
 
 @dataclass(frozen=True)
 class BehaviourFits:
-    """The learning curves of every participant and score."""
+    """The learning curves of every participant and score, and which groups the study compares.
+
+    ``groups`` holds the participants of each group that a model names, ``pairs`` the groups that stand in one model.
+    """
 
     curves: dict[str, dict[str, LearningCurve]]
     data: dict[str, dict[str, tuple[list[float], list[float]]]]
     better: dict[str, str]
     outliers: dict[tuple[str, str, str], str]
+    retention: tuple[float, float] | None
+    groups: dict[str, tuple[str, ...]]
+    pairs: tuple[tuple[str, str], ...]
     digest: str
 
     def join(self, participants: pd.DataFrame) -> pd.DataFrame:
@@ -47,23 +55,20 @@ class BehaviourFits:
         """Why a participant's parameter is not used, or an empty string."""
         curve = self.curves[score].get(participant)
         if curve is None:
-            return f"has no learning data for {score}"
+            days = len(set(self.data[score].get(participant, ([], []))[0]))
+            return f"has {score} on {days} days, a learning curve needs {FEWEST_DAYS}"
         if curve.unphysical:
             return f"learning curve of {score}: {', '.join(curve.flags)}"
         return self.outliers.get((score, parameter, participant), "")
 
-    def without_unusable(self, participants: pd.DataFrame, model: Model) -> tuple[pd.DataFrame, list[LeftOut]]:
-        """Leave out of a model whoever has no usable curve of a score that the model's formula names."""
-        names = [f"{s}_{p}" for s in self.curves for p in PARAMETERS if f"{s}_{p}" in model.formula]
+    def unusable(self, participants: pd.DataFrame, model: Model) -> dict[str, str]:
+        """Return why participants have no usable curve of a score that the model's formula names."""
+        words = set(re.findall(r"\w+", model.formula))
+        names = [f"{s}_{p}" for s in self.curves for p in PARAMETERS if f"{s}_{p}" in words]
         if not names:
-            return participants, []
+            return {}
         bad = participants[names].isna().any(axis=1)
-        gone = [
-            LeftOut(str(p), None, f"model {model.name}", self._why(str(p), names))
-            for p in participants.loc[bad, "participant_id"]
-        ]
-        keep = participants[~bad].reset_index(drop=True)
-        return keep, gone
+        return {str(p): self._why(str(p), names) for p in participants.loc[bad, "participant_id"]}
 
     def _why(self, participant: str, names: list[str]) -> str:
         reasons = []
@@ -86,7 +91,8 @@ def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
     for score, spec in section.scores.items():
         if score not in table.columns:
             raise TableError(
-                f"{path}: expected a column {score}, found {', '.join(table.columns)}.{nearest(score, table.columns)}"
+                f"{path}: expected a column {score}, found {', '.join(table.columns)}.{nearest(score, table.columns)} "
+                "Correct behaviour.scores or the table."
             )
         rows = table[["participant_id", "day", score]].dropna()
         rows = rows[rows["participant_id"].astype(str).isin(known)].sort_values(["participant_id", "day"])
@@ -104,8 +110,38 @@ def fit_behaviour(loaded: LoadedStudy, cohort: Cohort) -> BehaviourFits | None:
         for found in _outliers(people, parameter)
     }
     ranges = {name: spec.range for name, spec in section.scores.items()}
-    digest = digest_json({"data": plain, "better": better, "ranges": ranges})
-    return BehaviourFits(curves, data, better, outliers, digest)
+    groups, pairs = _compared_groups(loaded.study, cohort.participants)
+    digest = digest_json(
+        {
+            "data": plain,
+            "better": better,
+            "ranges": ranges,
+            "retention": section.retention,
+            "groups": groups,
+            "pairs": pairs,
+        }
+    )
+    return BehaviourFits(curves, data, better, outliers, section.retention, groups, pairs, digest)
+
+
+def _compared_groups(
+    study: Study, participants: pd.DataFrame
+) -> tuple[dict[str, tuple[str, ...]], tuple[tuple[str, str], ...]]:
+    """Return the participants of the groups that models compare, and the pairs of groups in one model."""
+    groups: dict[str, tuple[str, ...]] = {}
+    pairs: list[tuple[str, str]] = []
+    for model in study.models:
+        names = model.where_groups or ()
+        if len(names) < 2:
+            continue
+        try:
+            owner = group_of(study, model, participants)
+        except TableError:
+            continue  # the model itself is a problem by name
+        for name in names:
+            groups[name] = tuple(sorted(p for p, group in owner.items() if group == name))
+        pairs += [pair for pair in itertools.combinations(names, 2) if pair not in pairs]
+    return groups, tuple(pairs)
 
 
 def _curves(data: dict[str, tuple[list[float], list[float]]], spec: Score) -> dict[str, LearningCurve]:

@@ -24,7 +24,7 @@ STEP_VERSIONS: dict[str, int] = {
     "fit-whitened": 1,
     "smoothness": 1,
     "inference": 1,
-    "behaviour": 1,
+    "behaviour": 2,
     "summary": 1,
     "report": 1,
 }

@@ -26,6 +26,7 @@ COMMENTS = {
     "behaviour": "learning curves: every score gives columns <score>_alpha, _delta, _gamma, _improvement",
     "family": "multiplicity is counted over the whole study",
 }
+RETENTION = (28, 84)
 INFERENCE = {"method": "random-field", "cluster_forming_p": 0.001, "min_extent": 20, "alpha": 0.05}
 
 README = """\
@@ -74,7 +75,7 @@ def study_tree(
     }
     if behaviour:
         scores = {score: {"better": spec.better} for score, spec in SCORES.items()}
-        tree["behaviour"] = {"table": "behaviour.tsv", "scores": scores}
+        tree["behaviour"] = {"table": "behaviour.tsv", "scores": scores, "retention": list(RETENTION)}
     tree["models"] = [m.study_entry(maps, INFERENCE) for m in models]
     tree |= {"family": "all", "on_bad_image": "stop"}
     return {key: value for key, value in tree.items() if value != {}}
