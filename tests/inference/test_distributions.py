@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import lgamma, log, log1p
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -116,3 +118,73 @@ def test_p_from_log__and_neglog10_agree() -> None:
     log_p = d.t_log_sf([0.0, 2.0, 10.0], 27.0)
     np.testing.assert_allclose(-np.log10(d.p_from_log(log_p)), d.neglog10_from_log(log_p), rtol=1e-13)
     np.testing.assert_allclose(d.t_p([0.0, 2.0, 10.0], 27.0), np.exp(log_p), rtol=1e-15)
+
+
+def log_beta_tail(a: float, b: float, log_odds: float) -> float:
+    """ln I_x(a, b) at x = 1 / (1 + exp(log_odds)) from its power series, all terms of which are positive.
+
+    I_x = x^a (1 - x)^b / (a B(a, b)) sum_n (a + b)_n / (a + 1)_n x^n; written for this test, in plain floats.
+    """
+    x = 1.0 / (1.0 + np.exp(min(log_odds, 700.0)))
+    log_x = -log_odds - log1p(np.exp(-log_odds)) if log_odds > 0 else log(x)
+    total, term, n = 1.0, 1.0, 0
+    while term > 1e-18 * total:
+        term *= (a + b + n) / (a + 1 + n) * x
+        total += term
+        n += 1
+    front = a * log_x + b * (log_odds + log_x) - log(a) - (lgamma(a) + lgamma(b) - lgamma(a + b))
+    return float(front + log(total))
+
+
+@pytest.mark.parametrize("df", [1.0, 3.0, 12.0, 26.37, 27.0, 45.0])
+@pytest.mark.parametrize("t", [2.0, 8.0, 80.0, 1e4, 1e12, 1e40])
+def test_t_log_sf__equals_its_power_series(t: float, df: float) -> None:
+    expected = log_beta_tail(0.5 * df, 0.5, 2 * log(t) - log(df)) - log(2.0)
+    assert d.t_log_sf(t, df) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("df", [(1.0, 27.0), (2.5, 26.37), (3.0, 12.0), (7.0, 100.0)])
+@pytest.mark.parametrize("f", [3.0, 40.0, 1e4, 1e9, 1e60])
+def test_f_log_sf__equals_its_power_series(f: float, df: tuple[float, float]) -> None:
+    expected = log_beta_tail(0.5 * df[1], 0.5 * df[0], log(f) + log(df[0] / df[1]))
+    assert d.f_log_sf(f, df) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("half", [1, 2, 3, 5])
+@pytest.mark.parametrize("v", [12.0, 27.0, 200.0])
+def test_f_log_sf__is_a_finite_sum_for_even_numerators(half: int, v: float) -> None:
+    # P = x^(v/2) sum_(i < k/2) (v/2)_i / i! (1 - x)^i with x = v / (v + k f)
+    k = 2.0 * half
+    for f in (0.2, 3.0, 50.0, 1e6, 1e30):
+        log_x = -log1p(k * f / v)
+        terms = [1.0]
+        for i in range(1, half):
+            terms.append(terms[-1] * (0.5 * v + i - 1) / i * -np.expm1(log_x))
+        assert d.f_log_sf(f, (k, v)) == pytest.approx(0.5 * v * log_x + log(sum(terms)), rel=1e-12)
+
+
+@pytest.mark.parametrize("df, kind", [(27.0, "T"), ((1.0, 27.0), "F"), ((3.0, 27.0), "F")])
+def test_log_sf__everything_shown_of_a_statistic_of_80_is_finite(
+    df: float | tuple[float, float], kind: d.Statistic
+) -> None:
+    for value in (80.0, 80.0**2, 1e12):
+        log_p = d.log_sf(value, df, kind)
+        assert log_p < 0
+        assert np.isfinite([log_p, d.z_from_log(log_p), d.neglog10_from_log(log_p)]).all()
+        assert d.z_log_sf(d.z_from_log(log_p)) == pytest.approx(float(log_p), rel=1e-9)
+
+
+@pytest.mark.parametrize("p", [0.4, 0.05, 1e-3, 1e-12, 1e-120])
+def test_critical_value__has_closed_forms(p: float) -> None:
+    assert d.critical_value(p, 1.0) == pytest.approx(1 / np.tan(np.pi * p), rel=1e-12)
+    assert d.critical_value(p, 2.0) == pytest.approx((1 - 2 * p) / np.sqrt(2 * p * (1 - p)), rel=1e-12)
+    for v in (12.0, 27.0):
+        # P(F > f) = (1 + 2 f / v)^(-v / 2) with two numerator degrees of freedom
+        assert d.critical_value(p, (2.0, v), "F") == pytest.approx(0.5 * v * np.expm1(-2 / v * log(p)), rel=1e-9)
+        assert d.critical_value(p, (1.0, v), "F") == pytest.approx(d.critical_value(p / 2, v) ** 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("df", [(1.0, 13.0), (2.0, 27.0), (5.0, 26.37)])
+@pytest.mark.parametrize("p", [0.05, 1e-3, 1e-8])
+def test_critical_value__of_f_equals_scipy(p: float, df: tuple[float, float]) -> None:
+    assert d.critical_value(p, df, "F") == pytest.approx(stats.f.isf(p, *df), rel=1e-9)

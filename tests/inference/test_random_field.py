@@ -168,3 +168,18 @@ def test_expected_clusters__of_a_plane_uses_two_dimensions() -> None:
 def test_p_cluster_uncorrected__is_one_without_extent() -> None:
     assert rf.p_cluster_uncorrected(5.0, 3.42, 27.0, [3.0, 0, 0, 0]) == 1.0
     assert rf.extent_threshold_fwe(0.05, 3.42, 27.0, [3.0, 0, 0, 0], 30.0) == 1
+
+
+def test_expected_clusters__of_a_volume_full_of_holes_is_not_negative() -> None:
+    mask = np.zeros((60, 60, 5), dtype=bool)
+    mask[:, :, 2] = True
+    mask[1::2, 1::2, 2] = False  # a net with 870 meshes, beside a field that hardly changes from one to the next
+    counts = rf.resels(mask, [30.0] * 3)
+    assert counts[0] < -800
+    density = rf.ec_density(3.42, 27.0)
+    assert counts @ density < 0
+    assert rf.expected_clusters(3.42, 27.0, counts) == pytest.approx(counts[1] * density[1], rel=1e-12)
+    p = rf.p_cluster_fwe(np.array([0.001, 0.01]), 3.42, 27.0, counts)
+    assert np.all((p > 0) & (p <= 1))
+    assert 0 < rf.p_set(2, 0.0, 3.42, 27.0, counts) < 1
+    assert rf.extent_threshold_fwe(0.05, 3.42, 27.0, counts, 30.0**3) >= 1

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import numpy as np
 import pytest
+import statsmodels.api as sm
 
 from voxcloud.errors import DesignError
 from voxcloud.inference import reml
+from voxcloud.models.ols import fit_ols, t_contrast
 
 N1, N2, V = 17, 14, 4000
 GROUPS = ["patients"] * N1 + ["controls"] * N2
@@ -135,3 +140,48 @@ def test_effective_df__of_unequal_variances_without_whitening_is_satterthwaite()
     x = np.kron(np.eye(2), np.ones((3, 1)))[:5]
     # tr(RV) = 2 x 4 + 1 x 1, tr(RVRV) = 2 x 16 + 1 x 1
     assert reml.effective_df(v, x) == pytest.approx(81 / 33)
+
+
+def test_estimate_covariance__of_two_means_is_each_groups_own_variance() -> None:
+    # Without shared columns the likelihood falls apart: -(n - 1) / 2h + s / 2h^2 - l h = 0 for every group, s the sum
+    # of squares of C about the group's mean and l the precision of the prior.
+    y, x = data((1.5, 1.0))
+    pooled, q = reml.pool_covariance(y, x[:, :2]), reml.group_components(GROUPS)[1]
+    h = reml.estimate_covariance(pooled, x[:, :2], q, stop_change=1e-16).hyperparameters
+    c = pooled.sum_yy / pooled.n_voxels
+    for value, rows in zip(h, (slice(0, N1), slice(N1, None)), strict=True):
+        own = c[rows, rows]
+        n = len(own)
+        centre = np.eye(n) - 1 / n
+        roots = np.roots([reml.PRIOR_PRECISION, 0.0, 0.5 * (n - 1), -0.5 * np.trace(centre @ own)])
+        (expected,) = roots[np.abs(roots.imag) < 1e-9].real
+        assert value == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("sd", [(1.0, 1.0), (2.0, 1.0), (1.0, 3.0), (1.0, 0.7)])
+def test_estimate_covariance__equals_a_second_code_of_the_same_steps(
+    sd: tuple[float, float], validation_script: Callable[[str], ModuleType]
+) -> None:
+    y, x = data(sd, seed=5)
+    found = reml.estimate_covariance(reml.pool_covariance(y, x), x, reml.group_components(GROUPS)[1])
+    weights = validation_script("formula_from_papers").restricted_likelihood_whitener(y, x, GROUPS)
+    np.testing.assert_allclose(np.diag(found.whitener), weights, rtol=1e-10)
+
+
+def test_estimate_covariance__whitened_least_squares_is_generalised_least_squares() -> None:
+    y, x = data((2.0, 1.0))
+    found = reml.estimate_covariance(reml.pool_covariance(y, x), x, reml.group_components(GROUPS)[1])
+    fit = fit_ols(found.whitener @ y[:, :4], found.whitener @ x, df=found.erdf)
+    t = t_contrast(fit, [1, -1, 0])[2]
+    for k in range(4):
+        reference = sm.GLS(y[:, k], x, sigma=found.v).fit().t_test([1, -1, 0]).tvalue[0, 0]
+        assert t[k] == pytest.approx(reference, rel=1e-9)
+
+
+def test_estimate_covariance__does_not_depend_on_coding_or_units_of_the_design() -> None:
+    y, x = data((2.0, 1.0))
+    q = reml.group_components(GROUPS)[1]
+    other = np.column_stack([np.ones(N1 + N2), x[:, 0], 1e6 * x[:, 2]])
+    one, two = (reml.estimate_covariance(reml.pool_covariance(y, d), d, q) for d in (x, other))
+    np.testing.assert_allclose(two.hyperparameters, one.hyperparameters, rtol=1e-9)
+    assert two.erdf == pytest.approx(one.erdf, rel=1e-12)

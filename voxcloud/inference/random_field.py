@@ -129,10 +129,25 @@ def _dimensions(resel_counts: npt.ArrayLike) -> Float64:
 def expected_clusters(
     u: npt.ArrayLike, df: DegreesOfFreedom, resel_counts: npt.ArrayLike, statistic: Statistic = "T"
 ) -> Float64:
-    """Return the expected number of clusters above u: E[c] = sum_d R_d rho_d(u)."""
+    """Return the expected number of clusters above u: E[c] = sum_d R_d rho_d(u), in the shape of ``u``.
+
+    The sum is the expected Euler characteristic, which stands for the number of clusters at high u. A volume full of
+    small holes, beside a smooth field, can have a negative one; it then says nothing about clusters and would make
+    every one of them significant, so that only the positive terms are taken.
+
+    Parameters
+    ----------
+    u
+        Threshold in units of the statistic, any shape.
+    df
+        Error degrees of freedom, or (numerator, denominator) for "F".
+    resel_counts
+        (4,), those of ``resels``.
+    """
     counts = _dimensions(resel_counts)
     density = _positive_densities(u, df, statistic, counts.size)
-    return np.asarray(np.tensordot(counts, density, axes=1), dtype=np.float64)
+    total = np.tensordot(counts, density, axes=1)
+    return np.asarray(np.where(total > 0, total, np.tensordot(np.maximum(counts, 0.0), density, axes=1)))
 
 
 def expected_resels_per_cluster(
