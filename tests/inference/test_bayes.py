@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from voxcloud.errors import DesignError
 from voxcloud.inference.bayes import (
@@ -150,3 +150,26 @@ def test_bayes_factor__refuses_welch() -> None:
 def test_jzs_bf01__refuses_groups_that_are_too_small(n1: int, n2: int | None) -> None:
     with pytest.raises(DesignError, match="at least 2"):
         jzs_bf01(1.0, n1, n2)
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(17, 18), (16, None), (2, 2), (400, 300)])
+@pytest.mark.parametrize("scale", [0.5, 0.707, 1.0])
+def test_max_bf01__has_a_closed_form(n1: int, n2: int | None, scale: float) -> None:
+    # At t = 0 the likelihood of an effect d is exp(-N d^2 / 2); its mean over a Cauchy prior is erfcx(scale sqrt(N/2)).
+    effective = n1 if n2 is None else n1 * n2 / (n1 + n2)
+    expected = 1 / special.erfcx(scale * np.sqrt(effective / 2))
+    assert max_bf01(n1, n2, scale=scale) == pytest.approx(expected, rel=1e-10)
+
+
+def test_log_bf01_from_t__of_a_contrast_is_that_of_the_two_groups() -> None:
+    x = np.column_stack([np.arange(35) < 17, np.arange(35) >= 17]).astype(float)
+    effective = 1 / (np.array([1, -1]) @ np.linalg.inv(x.T @ x) @ np.array([1, -1]))
+    assert log_bf01_from_t(2.1, 33, effective) == pytest.approx(np.log(jzs_bf01(2.1, 17, 18)), rel=1e-12)
+
+
+def test_one_sample_bf__takes_the_t_of_scipy() -> None:
+    values = np.random.default_rng(6).normal(0.4, 1.0, 16)
+    found = one_sample_bf(values, null=0.1)
+    assert found.t == pytest.approx(stats.ttest_1samp(values, 0.1).statistic, rel=1e-12)
+    assert found.bf01 == pytest.approx(_bf01_over_effects(found.t, 15, 16, 0.707), rel=1e-6)
+    assert found.log_bf01 == pytest.approx(np.log(found.bf01), rel=1e-12)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
+from scipy import stats
+from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_paired
 
 from voxcloud.errors import DesignError
 from voxcloud.inference.bayes import one_sample_bf, two_sample_bf
 from voxcloud.inference.equivalence import (
     confidence_interval,
+    equivalence_of,
     read_null,
     tost_one_sample,
     tost_p,
     tost_paired,
     tost_two_sample,
 )
+from voxcloud.inference.t_tests import student_test
 
 RNG = np.random.default_rng(11)
 X, Y = RNG.normal(0.1, 1.0, 17), RNG.normal(0.0, 2.0, 18)
@@ -93,3 +96,31 @@ def test_read_null__verdicts(shift: float, bounds: tuple[float, float], verdict:
 def test_tost_one_sample__refuses_bounds_out_of_order(bounds: tuple[float, float]) -> None:
     with pytest.raises(DesignError, match="bounds"):
         tost_one_sample(X, bounds)
+
+
+def test_tost_one_sample__equals_statsmodels() -> None:
+    p, lower, upper = DescrStatsW(X).ttost_mean(-0.6, 0.7)
+    result = tost_one_sample(X, (-0.6, 0.7))
+    assert result.p == pytest.approx(p, rel=1e-10)
+    assert result.p_above_lower == pytest.approx(lower[1], rel=1e-10)
+    assert result.p_below_upper == pytest.approx(upper[1], rel=1e-10)
+    assert (result.effect, result.df) == (pytest.approx(X.mean()), 16)
+    assert result.ci == pytest.approx(DescrStatsW(X).tconfint_mean(alpha=0.1), rel=1e-10)
+
+
+def test_tost_paired__equals_statsmodels() -> None:
+    second = X[::-1] + RNG.normal(0.0, 0.1, X.size)
+    p, lower, upper = ttost_paired(X, second, -0.9, 1.1)
+    result = tost_paired(X, second, (-0.9, 1.1))
+    assert result.p == pytest.approx(p, rel=1e-10)
+    assert result.p_above_lower == pytest.approx(lower[1], rel=1e-10)
+    assert result.p_below_upper == pytest.approx(upper[1], rel=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
+def test_equivalence_of__differs_exactly_when_the_test_is_significant(alpha: float) -> None:
+    test = student_test(X + 0.9, Y)
+    found = equivalence_of(test, (-0.5, 0.5), alpha=alpha)
+    assert found.differs == (stats.ttest_ind(X + 0.9, Y).pvalue < alpha)
+    low, high = stats.ttest_ind(X + 0.9, Y).confidence_interval(1 - 2 * alpha)
+    assert found.ci == pytest.approx((low, high), rel=1e-10)

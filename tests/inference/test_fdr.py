@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 from voxcloud.inference import fdr
-from voxcloud.inference.random_field import expected_clusters
+from voxcloud.inference.random_field import ec_density, expected_clusters, p_cluster_uncorrected
 
 P = st.lists(st.floats(1e-12, 1.0), min_size=1, max_size=40)
 
@@ -56,3 +56,27 @@ def test_peak_fdr__grows_as_peaks_fall() -> None:
     assert np.all(np.diff(q) > 0)
     assert q[0] < 0.001
     assert q[-1] <= 1
+
+
+def test_cluster_and_peak_fdr__equal_scipy_on_p_values_of_a_second_code() -> None:
+    u, df, counts = 3.42, 27.0, np.array([1.0, 40.9, 379.2, 812.9])
+
+    def clusters_above(t: float) -> float:
+        b, core = 4 * np.log(2), (1 + t * t / df) ** (-(df - 1) / 2)
+        line = np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2)) / np.sqrt(df / 2)
+        densities = [
+            stats.t.sf(t, df),
+            np.sqrt(b) / (2 * np.pi) * core,
+            b / (2 * np.pi) ** 1.5 * line * t * core,
+            b**1.5 / (2 * np.pi) ** 2 * ((df - 1) / df * t * t - 1) * core,
+        ]
+        return float(counts @ densities)
+
+    peaks = [9.1, 3.6, 5.2, 4.4, 3.43]
+    p = [clusters_above(t) / clusters_above(u) for t in peaks]
+    np.testing.assert_allclose(fdr.peak_fdr(peaks, u, df, counts), stats.false_discovery_control(p), rtol=1e-10)
+    sizes = np.array([0.1, 2.0, 0.4, 1.1])  # resels
+    mean = stats.t.sf(u, df) / (clusters_above(u) - counts[:3] @ ec_density(u, df)[:3]) * counts[3]
+    p_sizes = np.exp(-((special.gamma(2.5) * sizes / mean) ** (2 / 3)))
+    q = fdr.cluster_fdr(p_cluster_uncorrected(sizes, u, df, counts))
+    np.testing.assert_allclose(q, stats.false_discovery_control(p_sizes), rtol=1e-8)

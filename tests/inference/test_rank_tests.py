@@ -130,3 +130,47 @@ def test_shapiro_wilk__equals_scipy() -> None:
 def test_rank_tests__refuse_what_cannot_be_ranked(call: object) -> None:
     with pytest.raises(DesignError):
         call()  # type: ignore[operator]
+
+
+def test_rank_sum__effect_size_is_the_balance_of_all_pairs() -> None:
+    x, y = np.array([1.0, 2, 2, 5, 7]), np.array([2.0, 3, 4, 4])
+    pairs = np.sign(x[:, None] - y[None, :])
+    result = rank_sum(x, y)
+    assert result.rank_biserial == pytest.approx(pairs.mean(), rel=1e-12)
+    assert result.median == np.median(x) - np.median(y)
+    assert result.n == (5, 4)
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_wilcoxon_one_sample__equals_scipy_with_ties_and_zeros(alternative: str) -> None:
+    values = np.array([0.0, 1, 1, -1, 2, 2, 3, -3, 4, 5, 0, 6])
+    result = wilcoxon_one_sample(values, alternative=alternative)
+    normal = stats.wilcoxon(
+        values, zero_method="wilcox", alternative=alternative, method="asymptotic", correction=False
+    )
+    assert result.p_normal == pytest.approx(normal.pvalue, rel=1e-12)
+    assert (result.n, result.n_zero, result.n_tied) == ((10,), 2, 7)
+    ranks = stats.rankdata(np.abs(values[values != 0]))
+    plus, minus = ranks[values[values != 0] > 0].sum(), ranks[values[values != 0] < 0].sum()
+    assert result.statistic == plus
+    assert result.rank_biserial == pytest.approx((plus - minus) / (plus + minus), rel=1e-12)
+    assert result.median == np.median(values)
+
+
+def test_wilcoxon_one_sample__null_shifts_the_values() -> None:
+    values = np.random.default_rng(8).normal(1.0, 1.0, 15)
+    assert wilcoxon_one_sample(values, null=0.7).p_exact == pytest.approx(
+        stats.wilcoxon(values - 0.7, method="exact").pvalue, rel=1e-12
+    )
+
+
+def test_rank_sum__exact_p_over_all_arrangements_is_never_below_its_share() -> None:
+    everybody = np.arange(9.0)
+    p = np.array(
+        [
+            rank_sum(everybody[list(first)], np.delete(everybody, first)).p_exact
+            for first in itertools.combinations(range(9), 4)
+        ]
+    )
+    for level in np.unique(p):
+        assert np.mean(p <= level + 1e-12) == pytest.approx(level, rel=1e-10)

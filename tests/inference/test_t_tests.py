@@ -85,3 +85,12 @@ def test_two_sample_from_summary__one_group_without_spread_is_allowed() -> None:
 def test_t_tests__refuse_with_words(call: object, words: str) -> None:
     with pytest.raises(DesignError, match=words):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("equal_var", [False, True])
+def test_two_sample_from_summary__cohens_d_is_over_the_pooled_sd(equal_var: bool) -> None:
+    test = (student_test if equal_var else welch_test)(X, Y)
+    pooled = np.sqrt((X.var(ddof=1) * 16 + Y.var(ddof=1) * 17) / 33)
+    assert test.cohens_d == pytest.approx((X.mean() - Y.mean()) / pooled, rel=1e-12)
+    if equal_var:
+        assert test.cohens_d == pytest.approx(test.t * np.sqrt(1 / 17 + 1 / 18), rel=1e-12)
