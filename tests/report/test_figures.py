@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import base64
+import io
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
-from voxcloud.report.figures_brain import find_clusters, load_background
+from voxcloud.report.figures_brain import Found, find_clusters, load_background, slices
 from voxcloud.report.figures_design import basis_figure, grey_levels
+from voxcloud.report.figures_glass import VIEWS, glass_brain, outline_symbols
 from voxcloud.report.figures_trajectories import by_visit, cluster_figure, mean_interval
 from voxcloud.report.methods import write_methods
+from voxcloud.report.ramps import Ramp
 from voxcloud.report.results import read_results, scores_of
 from voxcloud.report.svg import tick_text, ticks
 
@@ -54,6 +60,55 @@ def test_load_background__covers_the_brain_in_mm() -> None:
     assert background.low[0] < -60 < 60 < background.high[0]
     assert background.low[1] < -95 < 65 < background.high[1]
     assert 0 <= background.data.min() <= background.data.max() <= 1
+
+
+def _one_blob(x: int) -> Found:
+    """A blob at one place on a grid of 2 mm that runs from right to left (LAS)."""
+    affine = np.array([[-2.0, 0, 0, 80], [0, 2, 0, -100], [0, 0, 2, -60], [0, 0, 0, 1]])
+    volume = np.zeros((81, 90, 70))
+    index = np.linalg.inv(affine) @ [x, -20, 40, 1]
+    i, j, k = np.round(index[:3]).astype(int)
+    volume[i - 1 : i + 2, j - 1 : j + 2, k - 1 : k + 2] = 5.0
+    return Found(volume, affine, (3.1,), 0, 0)
+
+
+@pytest.mark.parametrize("x, shown_in", [(30, "right hemisphere"), (-30, "left hemisphere")])
+def test_glass_brain__a_side_shows_its_own_hemisphere_only(x: int, shown_in: str) -> None:
+    figure = glass_brain(_one_blob(x), "t", "test")
+    views = figure.split("<g ")[1:]
+    assert len(views) == len(VIEWS) == 4
+    with_voxels = [view[6] for view, text in zip(VIEWS, views, strict=True) if "<image" in text]
+    assert with_voxels == [v[6] for v in VIEWS if "hemisphere" not in v[6] or v[6] == shown_in]
+    # Seen from behind and from above, the blob lies at its own x in mm: left is left.
+    for view, text in zip(VIEWS, views, strict=True):
+        if view[6] in ("from behind", "from above"):
+            left, width = (float(v) for v in re.search(r'x="(-?\d+)".*? width="(\d+)"', text).groups())  # type: ignore[union-attr]
+            assert left + width / 2 == pytest.approx(x, abs=1)
+
+
+def test_outline_symbols__are_those_that_the_views_use() -> None:
+    assert set(re.findall(r'id="glass-(\w+)"', outline_symbols())) == {v[0] for v in VIEWS}
+
+
+def test_slices__the_blob_is_drawn_on_its_side() -> None:
+    found = _one_blob(30)
+    figure = slices(found, [{"peaks": [{"x": 30.0, "y": -20.0, "z_mm": 40.0}]}], load_background(None), "t", "test")
+    assert "x = 30, right hemisphere" in figure
+    axial = Image.open(io.BytesIO(base64.b64decode(re.findall(r"base64,([^\"]+)", figure)[2]))).convert("RGB")
+    pixels = np.asarray(axial).astype(int)
+    coloured = np.argwhere(pixels[..., 0] - pixels[..., 2] > 60)
+    assert coloured[:, 1].min() > pixels.shape[1] / 2
+
+
+def test_ramp__signs_and_strength_differ_in_grey_too() -> None:
+    ramp = Ramp(3.0, 9.0, True, True)
+    colours = ramp.colours(np.array([3.0, 9.0, -3.0, -9.0, 0.0])).astype(float)
+    grey = colours[:, :3] @ [0.299, 0.587, 0.114]
+    assert grey[0] - grey[1] > 100
+    assert grey[2] - grey[3] > 100
+    assert (colours[:2, 0] > colours[:2, 2]).all()
+    assert (colours[2:4, 0] < colours[2:4, 2]).all()
+    assert colours[4, 3] == 0
 
 
 def test_cluster_figure__regression_draws_the_scores(results_folder: Path) -> None:

@@ -73,7 +73,7 @@ def test_write_report__elements_close_and_links_lead_somewhere(page: str) -> Non
 def test_write_report__loads_nothing_from_outside(page: str) -> None:
     found = outline(page)
     assert len(found.loads) > 3
-    assert [load for load in found.loads if not load[1].startswith("data:")] == []
+    assert [load for load in found.loads if not load[1].startswith(("data:", "#"))] == []
     assert not re.search(
         r"@import|url\(\s*['\"]?(?!data:)", re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
     )  # type: ignore[union-attr]
@@ -96,13 +96,39 @@ def test_write_report__first_page_counts_the_searches(page: str) -> None:
     text = text_of(page)
     assert "Interim analysis, look 2: 24 participants" in text
     assert re.search(r"4 searches run", text)
-    assert re.search(r"0\.20 false positives expected", text)
+    assert re.search(r"0\.20 false positives to expect at most", text)
     assert "3 clusters with p(FWE) &lt; .05 in their search" in text
     assert "2 of them also with p(family) &lt; .05 over all searches" in text
 
 
 def test_write_report__names_who_was_left_out_and_why(page: str) -> None:
-    assert "variance 538 times that of the complete design" in text_of(page)
+    first = page[: page.index('<section id="people">')]
+    assert "variance 538 times that of the complete design" in text_of(first)
+
+
+def test_write_report__content_security_policy_and_contents_are_there(page: str) -> None:
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy.group(1)
+    inside = page[page.index("<nav") : page.index("</nav>")]
+    sections = set(re.findall(r'<section id="(\w+)">', page))
+    assert sections == {a for a in re.findall(r'href="#(\w+)"', inside) if a in sections}
+
+
+def test_write_report__every_slice_names_its_side(page: str) -> None:
+    figures = re.findall(r"<svg[^>]*aria-label=\"Slices through[^>]*>.*?</svg>", page, re.DOTALL)
+    assert len(figures) == 1
+    planes = len(re.findall("<image", figures[0]))
+    assert planes == 9
+    assert len(re.findall(r">L</text>", figures[0])) == len(re.findall(r">R</text>", figures[0])) == 6
+    assert len(re.findall(r"x = [^<]* hemisphere</text>|x = 0, midline</text>", figures[0])) == 3
+
+
+def test_write_report__not_a_number_is_nowhere(page: str) -> None:
+    assert not re.search(r"\bnan\b|\binf\b", text_of(page), re.IGNORECASE)
+    drawn = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(drawn) > 5
+    assert not any(re.search(r"\bnan\b|\binf\b", re.sub(r"data:[^\"]*", "", d)) for d in drawn)
 
 
 def test_write_report__flags_the_cluster_that_one_person_makes(page: str) -> None:
@@ -176,8 +202,8 @@ def test_write_report__simulation_is_compared_with_its_truth(write_fake: Callabl
     path = tmp_path / "results" / "summary.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "truth": [row, false]}))
     text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
-    assert "1 of 1 planted changes that the designs can show were found, 0 missed" in text
-    assert "1 significant clusters lie where nothing is planted" in text
+    assert "1 of 1 planted changes that the designs can show were found, none missed" in text
+    assert "1 significant cluster lies where nothing is planted" in text
 
 
 def test_write_report__warnings_that_differ_in_numbers_are_one(write_fake: Callable[..., Path], tmp_path: Path) -> None:
@@ -188,7 +214,7 @@ def test_write_report__warnings_that_differ_in_numbers_are_one(write_fake: Calla
         )
     text = text_of(write_report(tmp_path).read_text(encoding="utf-8"))
     assert len(re.findall("error degrees of freedom \\(| error degrees of freedom", text)) == 1
-    assert "2 of 2 comparisons, with other numbers" in text
+    assert "all 2 comparisons, with their own numbers" in text
 
 
 ATTACK = "<script>alert('group')</script>"

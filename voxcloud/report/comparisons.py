@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from voxcloud.report import words
-from voxcloud.report.figures_brain import Background, Found, find_clusters, glass_brain, load_background, slices, viewer
+from voxcloud.report.figures_brain import Background, Found, find_clusters, load_background, slices, viewer
+from voxcloud.report.figures_glass import glass_brain
 from voxcloud.report.figures_trajectories import cluster_figure
+from voxcloud.report.overview import warning_kind, warnings_of_all
 from voxcloud.report.results import Comparison, Results, Tree, scores_of
 from voxcloud.report.svg import colour
 
@@ -43,14 +45,20 @@ def comparison_sections(
     if not results.found:
         return []
     background = load_background(template_image)
+    said_of_all = warnings_of_all(results)
     return [
-        _section(results, comparison, background, budget, rank < viewers)
+        _section(results, comparison, background, budget, rank < viewers, said_of_all)
         for rank, comparison in enumerate(results.found)
     ]
 
 
 def _section(
-    results: Results, comparison: Comparison, background: Background, budget: Budget, with_viewer: bool
+    results: Results,
+    comparison: Comparison,
+    background: Background,
+    budget: Budget,
+    with_viewer: bool,
+    said_of_all: Set[str],
 ) -> dict[str, Any]:
     tree = comparison.tree
     name = "t" if comparison.is_t else "F"
@@ -61,18 +69,17 @@ def _section(
     section: dict[str, Any] = {
         "key": comparison.key,
         "title": title,
+        "short": _short(results, tree),
         "model": tree["model"],
         "test": words.asked(tree, None),
         "tree": tree,
         "units": tree.get("units", ""),
         "statistic": name,
-        "warnings": tree.get("warnings", []),
+        "warnings": [w for w in tree.get("warnings", []) if warning_kind(tree, w) not in said_of_all],
         "rows": cluster_rows(comparison),
         "maps": dict(tree.get("maps", {})),
-        "sentence": _sentence(comparison),
         "background": background.name,
         "figures": figures,
-        "figure_words": _figure_words(figures),
         "shown": budget.left > 0,
         "glass": "",
         "slices": "",
@@ -81,13 +88,28 @@ def _section(
         "note": "",
     }
     if found is not None and found.limit > 0:
-        section["glass"] = budget.take(glass_brain(found, name))
-        section["slices"] = budget.take(slices(found, clusters[:SLICES], background, name))
+        section["glass"] = budget.take(glass_brain(found, name, title))
+        section["slices"] = budget.take(slices(found, clusters[:SLICES], background, name, title))
         section["drawn"] = min(SLICES, len(clusters))
         section["note"] = _note(found)
         if with_viewer:
             section["viewer"] = budget.take(viewer(found, ""))
     return section
+
+
+def _short(results: Results, tree: Tree) -> str:
+    """Return what tells a comparison from the others of its model, for the table of contents."""
+    several = len((results.designs.get(str(tree["model"]), {}).get("contrasts")) or {}) > 1
+    name = " ".join(t for t in (words.map_name(str(tree["map"])), str(tree.get("label", ""))) if t)
+    coefficient = "" if tree["coefficient"] == "value" else f", {tree['coefficient']}"
+    return f"{name}{coefficient}" + (f", {tree['contrast']}" if several else "")
+
+
+def by_model(results: Results, sections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gather sections under their models, in the study's order."""
+    models = dict.fromkeys([*results.designs, *(str(s["model"]) for s in sections)])
+    gathered = [(m, [s for s in sections if str(s["model"]) == m]) for m in models]
+    return [{"model": m, "key": f"results-{m}", "sections": own} for m, own in gathered if own]
 
 
 def _note(found: Found) -> str:
@@ -106,22 +128,10 @@ def _note(found: Found) -> str:
     return " ".join(notes)
 
 
-def _sentence(comparison: Comparison) -> str:
-    tree = comparison.tree
-    clusters = [c for _, c in comparison.found]
-    first_search, first = comparison.found[0]
-    text = (
-        f"{words.count(len(clusters), 'significant cluster')}; the strongest at {words.place(first)} "
-        f"({words.asked(tree, first_search['direction'])}; {words.p_phrase(first['p_fwe'], 'p(FWE)')}, "
-        f"{words.p_phrase(first.get('p_family'), 'p(family)')})."
-    )
-    flagged = sum(bool((c.get("influence") or {}).get("flagged")) for c in clusters)
-    return text + (f" {words.count(flagged, 'cluster')} flagged: one participant decides." if flagged else "")
-
-
 def cluster_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the rows of the cluster table: numbers as printed, with all digits beside them."""
     rows = []
+    regression = scores_of(comparison.tree) is not None
     for number, (search, cluster) in enumerate(comparison.found, 1):
         peak = cluster["peaks"][0]
         influence, between = cluster.get("influence") or {}, cluster.get("between") or {}
@@ -142,7 +152,7 @@ def cluster_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "sub_peaks": [_peak(p) for p in cluster["peaks"][1:]],
                 "influence": _influence(influence),
                 "flagged": bool(influence.get("flagged")),
-                "between": _between(between),
+                "between": _between(between, regression),
             }
         )
     return rows
@@ -166,12 +176,12 @@ def _influence(influence: Mapping[str, Any]) -> dict[str, str] | None:
         "who": str(influence.get("largest_participant", "")),
         "share": f"{100 * float(influence['share']):.0f} %" if influence.get("share") is not None else words.NONE,
         "t": f"{words.fixed(influence.get('loo_t_min'))} to {words.fixed(influence.get('loo_t_max'))}",
-        "p": f"{words.p_text(low)} to {words.p_text(high)}" if low is not None else words.NONE,
+        "p": words.NONE if low is None else " to ".join(dict.fromkeys((words.p_text(low), words.p_text(high)))),
         "flagged": words.listed([str(p) for p in influence.get("flagged_participants", [])], 5),
     }
 
 
-def _between(between: Mapping[str, Any]) -> dict[str, str] | None:
+def _between(between: Mapping[str, Any], regression: bool) -> dict[str, str] | None:
     if not between:
         return None
     low, high = between.get("ci") or (None, None)
@@ -179,37 +189,14 @@ def _between(between: Mapping[str, Any]) -> dict[str, str] | None:
     beside = "; ".join([*([words.p_phrase(p)] if p is not None else []), *([f"n = {n}"] if n is not None else [])])
     return {
         "t": f"t({words.degrees(between.get('df'))}) = {words.fixed(between['t'])}",
-        "p": words.p_text(between.get("p")),
-        "d": words.fixed(between.get("cohens_d")),
+        "p": words.p_phrase(between.get("p")),
+        # For a regression the effect over the residual SD is per unit of the score: no standardised difference.
+        "d": "" if regression else f"d = {words.fixed(between.get('cohens_d'))}",
         "effect": words.number(between.get("effect")),
         "interval": f"[{words.number(low)}, {words.number(high)}]",
-        "held_out": words.fixed(held_out),
-        "held_out_n": f"({beside})" if beside and held_out is not None else "",
+        "held_out": f"t = {words.fixed(held_out)}" if held_out is not None else words.NONE,
+        "held_out_n": beside if held_out is not None else "",
     }
-
-
-def _figure_words(figures: list[dict[str, Any]]) -> str:
-    """Return the caption that the figures of one comparison share."""
-    score = next((f["score"] for f in figures if f["score"]), "")
-    days = any(f["days"] for f in figures)
-    text = ""
-    if days:
-        text += (
-            "Mean of each cluster over real days, as measured and as change since the first day: thin lines are "
-            "participants, thick lines "
-            "group means with 95 % intervals across the participants seen at that visit. "
-        )
-    if score:
-        text += (
-            f"Coefficient against {score}: raw values with their least-squares line; the test also adjusts for "
-            "the other columns of the design. "
-        )
-    else:
-        text += (
-            "Each participant's coefficient with group means and 95 % intervals; the participant with the largest "
-            "share of the contrast is named. "
-        )
-    return text + "All of it is descriptive: the voxels were selected by this contrast on the same data."
 
 
 def _cluster_figures(results: Results, comparison: Comparison, budget: Budget) -> list[dict[str, Any]]:
@@ -218,7 +205,7 @@ def _cluster_figures(results: Results, comparison: Comparison, budget: Budget) -
     score = scores_of(tree)
     figures = []
     for number, (_, cluster) in enumerate(comparison.found[:CLUSTER_FIGURES], 1):
-        made = cluster_figure(cluster, tree, days, score) if budget.left > 0 else None
+        made = cluster_figure(cluster, tree, days, score, results.group_places) if budget.left > 0 else None
         if made is None:
             continue
         figure, groups = made
@@ -227,10 +214,13 @@ def _cluster_figures(results: Results, comparison: Comparison, budget: Budget) -
                 "number": number,
                 "svg": budget.take(figure),
                 "where": words.place(cluster),
-                "score": score[0] if score else "",
-                "days": bool(cluster.get("trajectories")),
                 "key": [
-                    {"number": k + 1, "name": g or "all participants", "n": n, "colour": colour(k)}
+                    {
+                        "number": k + 1,
+                        "name": g or "all participants",
+                        "n": n,
+                        "colour": colour(results.group_places.get(g, k)),
+                    }
                     for k, (g, n) in enumerate(groups)
                 ],
             }

@@ -44,7 +44,7 @@ def _section(results: Results, model: str, design: Tree) -> dict[str, Any]:
         "n": len(design.get("participants", [])),
         "columns": columns,
         "deficient": (design.get("rank") or len(columns)) < len(columns),
-        "matrix": design_figure(design) if drawn else None,
+        "matrix": design_figure(design, results.group_places) if drawn else None,
         "basis": basis_figure(time) if time else None,
         "terms": [(str(t), colour(k)) for k, t in enumerate(time.get("terms", []))],
         "sentences": [str(s) for s in time.get("sentences", [])],
@@ -59,7 +59,7 @@ def _section(results: Results, model: str, design: Tree) -> dict[str, Any]:
         "correlation": _correlation(columns, design.get("correlation") or []),
         "visits": visits_figure(visits, time.get("reference_days", [])),
         "ratios": _ratios(visits),
-        "limit": limit,
+        "limit": None if limit is None else f"{float(limit):g}",
         "accepted": bool(design.get("accepted_unequal_variance")),
         "contrasts": [
             (name, words.asked(c, None), c.get("kind", "t"), _weights(columns, c.get("weights", [])))
@@ -91,9 +91,11 @@ def _correlation(
     """Return named rows of printed correlations with their strength for the shading."""
     if len(matrix) != len(columns):
         return []
+    # A constant column correlates with nothing.
+    kept = [k for k, row in enumerate(matrix) if any(r is not None for r in row)]
     return [
-        (name, [(words.fixed(r), abs(float(r)) if r is not None else 0.0) for r in row])
-        for name, row in zip(columns, matrix, strict=True)
+        (columns[k], [(words.fixed(r), abs(float(r)) if r is not None else 0.0) for r in (matrix[k][j] for j in kept)])
+        for k in kept
     ]
 
 
@@ -130,7 +132,7 @@ def _ratios(visits: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
                     (words.number(ratio.get(t)), words.number(factor.get(t)), _heat(ratio.get(t)), t in out)
                     for t in terms
                 ],
-                "out": "; ".join(f"{t}: {reason}" for t, reason in out.items()),
+                "out": ", ".join(map(str, out)),
             }
         )
     return {"terms": terms, "rows": rows, "complete": len(visits) - len(rows)}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from voxcloud.report.figures_trajectories import by_visit, group_order
+from voxcloud.report.figures_trajectories import by_visit, places_of
 from voxcloud.report.svg import DASHES, Panel, colour, row, spread
 
 
@@ -20,7 +20,9 @@ def curve(person: Mapping[str, Any], days: np.ndarray) -> np.ndarray | None:
     return np.asarray(alpha - delta * np.exp(-gamma * days))
 
 
-def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, str]) -> str | None:
+def learning_figure(
+    name: str, score: Mapping[str, Any], groups: Mapping[str, str], places: Mapping[str, int]
+) -> str | None:
     """Return the measured scores, each participant's fitted curve and the median of each group."""
     people = {str(p): entry for p, entry in score.get("participants", {}).items() if entry.get("days")}
     if not people:
@@ -49,7 +51,7 @@ def learning_figure(name: str, score: Mapping[str, Any], groups: Mapping[str, st
     # Daily scores would run into one another at the size that five visits have.
     radius = 3.6 if len(days) <= 8 else 2.0
     fine = np.linspace(min(days), max(days), 60)
-    for position, group in enumerate(group_order(groups, list(people))):
+    for group, position in places_of(groups, list(people), places).items():
         own = [p for p in people if groups.get(p, "") == group]
         for person in own:
             entry = people[person]

@@ -1,9 +1,7 @@
-"""Significant clusters in the brain: glass brain, slices through the peaks, a viewer to scroll in."""
+"""Significant clusters in the brain: slices through the peaks, and a viewer to scroll in."""
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from voxcloud.report.ramps import LESS, MORE, Ramp, picture
 from voxcloud.report.results import Comparison, Results
-from voxcloud.report.words import coordinates
+from voxcloud.report.svg import figure
+from voxcloud.report.words import MINUS, coordinates
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 CONNECTIVITY_18 = ndimage.generate_binary_structure(3, 2)
 SLICE_MM = 1.0
-INK = "#1f2933"
-# Orange for more, blue for less: they differ in lightness and in hue with every kind of colour vision.
-LESS = ("#9ecae1", "#2b8cbe", "#084081")
-MORE = ("#fdd49e", "#ef6548", "#7f0000")
+SLICES_WIDTH = 740.0
 PERCENTILE_WHITE = 99.5
 
 
@@ -34,7 +31,7 @@ PERCENTILE_WHITE = 99.5
 class Background:
     """The anatomical image under the clusters, scaled to 0..1."""
 
-    data: Floats
+    data: npt.NDArray[np.float32]
     affine: Floats
     low: tuple[float, float, float]
     high: tuple[float, float, float]
@@ -60,6 +57,12 @@ class Found:
         """Largest absolute statistic."""
         return float(np.abs(self.volume).max())
 
+    @property
+    def ramp(self) -> Ramp:
+        """Colours from the lowest cluster-forming threshold to the largest statistic."""
+        more, less = bool((self.volume > 0).any()), bool((self.volume < 0).any())
+        return Ramp(min(self.thresholds, default=0.0), self.limit, more, less)
+
 
 @lru_cache(maxsize=2)
 def load_background(template_image: str | None) -> Background:
@@ -69,29 +72,38 @@ def load_background(template_image: str | None) -> Background:
     if template_image is None:
         from nilearn.datasets import load_mni152_template
 
-        image: Any = load_mni152_template(resolution=2)
+        image: Any = load_mni152_template(resolution=1)
         name = "MNI152 template (ICBM 2009a nonlinear symmetric, as distributed with nilearn)"
     else:
         image, name = nib.load(template_image), f"template of the study ({Path(template_image).name})"
-    data = np.asarray(image.dataobj, dtype=np.float64)
+    data = np.asarray(image.dataobj, dtype=np.float32)
     data = np.nan_to_num(data[..., 0] if data.ndim == 4 else data)
     inside = data > 0.02 * data.max()
     white = float(np.percentile(data[inside], PERCENTILE_WHITE)) if inside.any() else 1.0
     affine = np.asarray(image.affine, dtype=np.float64)
-    corners = np.argwhere(inside) if inside.any() else np.array([[0, 0, 0], np.array(data.shape) - 1])
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    low, high = _extent(inside)
     box = (
         np.array([[x, y, z, 1] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
         @ affine.T
     )
     margin = 3.0
     return Background(
-        np.clip(data / white, 0, 1),
+        np.clip(data / np.float32(white), 0, 1),
         affine,
         _triple(box[:, :3].min(axis=0) - margin),
         _triple(box[:, :3].max(axis=0) + margin),
         name,
     )
+
+
+def _extent(inside: Bools) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first and last voxel of a mask on each axis; of an empty one, the whole grid."""
+    ends = []
+    for axis in range(3):
+        there = np.flatnonzero(inside.any(axis=tuple(k for k in range(3) if k != axis)))
+        ends.append((there[0], there[-1]) if there.size else (0, inside.shape[axis] - 1))
+    low, high = np.array(ends, dtype=np.int64).T
+    return low, high
 
 
 def _triple(values: Floats) -> tuple[float, float, float]:
@@ -133,163 +145,89 @@ def _component(labels: npt.NDArray[np.int32], affine: Floats, peak: Any) -> Bool
     return np.asarray(labels == labels[index])
 
 
-def _data_uri(figure: Any, dots: int) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", dpi=dots, pil_kwargs={"quality": 82, "method": 4})
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _colours(signed: bool, less: bool = False) -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    if not signed:
-        return LinearSegmentedColormap.from_list("one_way", LESS[::-1] if less else MORE)
-    return LinearSegmentedColormap.from_list("two_ways", [*LESS[::-1], *MORE])
-
-
-def _scale(found: Found) -> tuple[Any, float, float]:
-    """Return colour map and range: one way where only one direction was found."""
-    more, less = bool((found.volume > 0).any()), bool((found.volume < 0).any())
-    bottom = min(found.thresholds, default=0.0)
-    if more and less:
-        return _colours(True), -found.limit, found.limit
-    if less:
-        return _colours(False, less=True), -found.limit, -bottom
-    return _colours(False), bottom, found.limit
-
-
-def glass_brain(found: Found, name: str) -> str:
-    """Return a glass brain of the significant clusters (maximum projection) as a data URI."""
-    import nibabel as nib
-    from nilearn import plotting
-
-    figure = _figure(9.0, 2.5)
-    axes = figure.add_axes((0, 0.06, 1, 0.94))
-    colours, low, high = _scale(found)
-    image = nib.Nifti1Image(found.volume.astype(np.float32), found.affine)
-    plotting.plot_glass_brain(
-        image,
-        display_mode="lyrz",
-        threshold=1e-6,
-        colorbar=True,
-        plot_abs=False,
-        cmap=colours,
-        vmin=low,
-        vmax=high,
-        symmetric_cbar=False,
-        figure=figure,
-        axes=axes,
-        annotate=True,
-    )
-    figure.axes[-1].set_xlabel(name, fontsize=9, color=INK, labelpad=3)
-    return _data_uri(figure, 100)
-
-
-def slices(found: Found, clusters: Sequence[Any], background: Background, name: str) -> str:
-    """Return sagittal, coronal and axial slices through the highest peak of each cluster as a data URI."""
+def slices(found: Found, clusters: Sequence[Any], background: Background, name: str, title: str) -> str:
+    """Return sagittal, coronal and axial slices through the highest peak of each cluster; left is left."""
     spans = [h - w for h, w in zip(background.high, background.low, strict=True)]
     widths = [spans[1], spans[0], spans[0]]
     heights = [spans[2], spans[2], spans[1]]
-    inch = 6.6 / sum(widths)
-    row_height = max(heights) * inch + 0.25
-    figure = _figure(7.6, row_height * len(clusters) + 0.05)
-    total = row_height * len(clusters) + 0.05
-    colours, low, high = _scale(found)
+    row_height = max(heights) + 16.0
+    parts: list[str] = []
     for row, cluster in enumerate(clusters):
         peak = cluster["peaks"][0]
         at = (float(peak["x"]), float(peak["y"]), float(peak["z_mm"]))
-        left = 0.0
-        for axis in range(3):
-            bottom = total - (row + 1) * row_height + 0.03
-            box = (left / 7.6, bottom / total, widths[axis] * inch / 7.6, heights[axis] * inch / total)
-            _slice(figure.add_axes(box), axis, at, found, background, colours, (low, high))
-            left += widths[axis] * inch + 0.04
-        figure.text(
-            0.004,
-            (total - row * row_height - 0.16) / total,
-            f"Cluster {row + 1}: {coordinates(peak)}",
-            fontsize=8.5,
-            color=INK,
+        left, bottom = 0.0, (row + 1) * row_height - 2.0
+        parts.append(
+            f'<text x="0" y="{row * row_height + 9:.1f}" font-size="9">Cluster {row + 1}: {coordinates(peak)}</text>'
         )
-    _colour_bar(figure, colours, low, high, name, total)
-    return _data_uri(figure, 110)
+        for axis in range(3):
+            box = (left, bottom - heights[axis], widths[axis], heights[axis])
+            parts.append(_slice(axis, at, found, background, box))
+            left += widths[axis] + 6.0
+    height = row_height * len(clusters)
+    parts.append(found.ramp.bar(left + 4, 24, min(110.0, height - 40), name))
+    alt = f"Slices through the peaks of the first {len(clusters)} clusters of {title}; coordinates are in the table."
+    return figure("".join(parts), left + 40, height, alt, SLICES_WIDTH)
 
 
 def _slice(
-    axes: Any,
     axis: int,
     at: tuple[float, float, float],
     found: Found,
     background: Background,
-    colours: Any,
-    limits: tuple[float, float],
-) -> None:
+    box: tuple[float, float, float, float],
+) -> str:
     """Draw one plane: anatomy by linear interpolation, the statistic voxel by voxel as it was tested."""
     across, up = [(1, 2), (0, 2), (0, 1)][axis]
-    a = np.arange(background.low[across], background.high[across] + SLICE_MM / 2, SLICE_MM)
-    b = np.arange(background.low[up], background.high[up] + SLICE_MM / 2, SLICE_MM)
+    a = np.arange(background.low[across] + SLICE_MM / 2, background.high[across], SLICE_MM)
+    b = np.arange(background.low[up] + SLICE_MM / 2, background.high[up], SLICE_MM)
     points = np.empty((3, b.size, a.size))
     points[axis], points[across], points[up] = at[axis], a[None, :], b[:, None]
     anatomy = _sample(background.data, background.affine, points, 1)
     overlay = _sample(found.volume, found.affine, points, 0)
-    # Outside the head the page stays white, also in print.
-    grey = np.where(anatomy > 0.03, 0.12 + 0.8 * anatomy, 1.0)
-    extent = (a[0], a[-1], b[0], b[-1])
-    axes.imshow(
-        grey, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent, aspect="auto", interpolation="bilinear"
-    )
-    shown = np.ma.masked_where(overlay == 0, overlay)
-    axes.imshow(
-        shown,
-        cmap=colours,
-        vmin=limits[0],
-        vmax=limits[1],
-        origin="lower",
-        extent=extent,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    for line, place in ((axes.axvline, at[across]), (axes.axhline, at[up])):
-        line(place, color="#00695c", linewidth=0.5, alpha=0.8)
-    axes.set_axis_off()
-    axes.text(
-        0.02, 0.02, f"{'xyz'[axis]} = {at[axis]:g}".replace("-", "−"), transform=axes.transAxes, fontsize=7.5, color=INK
-    )
+    # Outside the head the page stays white, also in print; the edge fades instead of breaking into steps.
+    head = np.clip((anatomy - 0.02) / 0.06, 0.0, 1.0)
+    grey = np.round(255 * (1.0 + head * (np.minimum(0.12 + 0.8 * anatomy, 1.0) - 1.0))).astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=2)
+    inside = overlay != 0
+    pixels[inside] = found.ramp.colours(overlay)[inside][:, :3]
+    x, y, width, height = box
+    cross_x, cross_y = x + at[across] - background.low[across], y + background.high[up] - at[up]
+    parts = [
+        f'<image href="{picture(pixels[::-1], lossless=False)}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+        f'height="{height:.1f}" preserveAspectRatio="none"/>',
+        f'<path d="M{cross_x:.1f} {y:.1f}v{height:.1f}M{x:.1f} {cross_y:.1f}h{width:.1f}" stroke="#00695c" '
+        'stroke-width="0.5" opacity="0.8"/>',
+        _written(
+            x + 3, y + height - 3, f"{'xyz'[axis]} = {at[axis]:g}{_side(axis, at[0])}".replace("-", MINUS), "start", 8
+        ),
+    ]
     if axis:
-        axes.text(0.01, 0.9, "L", transform=axes.transAxes, fontsize=8, color=INK)
-        axes.text(0.99, 0.9, "R", transform=axes.transAxes, fontsize=8, color=INK, ha="right")
+        parts += [_written(x + 3, y + 10, "L", "start", 9), _written(x + width - 3, y + 10, "R", "end", 9)]
+    return "".join(parts)
 
 
-def _sample(volume: Floats, affine: Floats, points: Floats, order: int) -> Floats:
+def _side(axis: int, x: float) -> str:
+    """Return the hemisphere that a sagittal slice shows."""
+    return "" if axis else ", left hemisphere" if x < 0 else ", right hemisphere" if x > 0 else ", midline"
+
+
+def _written(x: float, y: float, words: str, anchor: str, size: float) -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size:g}" stroke="white" stroke-width="2" '
+        f'paint-order="stroke">{words}</text>'
+    )
+
+
+def _sample(volume: npt.NDArray[Any], affine: Floats, points: Floats, order: int) -> Floats:
     inverse = np.linalg.inv(affine)
     voxels = np.tensordot(inverse[:3, :3], points, axes=1) + inverse[:3, 3][:, None, None]
-    return np.asarray(ndimage.map_coordinates(volume, voxels, order=order, mode="constant", cval=0.0))
-
-
-def _colour_bar(figure: Any, colours: Any, low: float, high: float, name: str, total: float) -> None:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-
-    height = min(1.3, total * 0.7)
-    axes = figure.add_axes((6.95 / 7.6, (total - 0.35 - height) / total, 0.12 / 7.6, height / total))
-    bar = figure.colorbar(ScalarMappable(Normalize(low, high), colours), cax=axes)
-    bar.ax.tick_params(labelsize=7.5, length=2, color=INK, labelcolor=INK)
-    bar.ax.set_title(name, fontsize=8, color=INK, pad=4)
-    bar.outline.set_linewidth(0.4)
+    return np.asarray(ndimage.map_coordinates(volume, voxels, order=order, mode="constant", cval=0.0), dtype=np.float64)
 
 
 def viewer(found: Found, title: str) -> str:
     """Return a page with a slice viewer of the significant clusters that loads nothing from elsewhere."""
     import nibabel as nib
+    from matplotlib.colors import LinearSegmentedColormap
     from nilearn import plotting
     from nilearn.datasets import load_mni152_template
 
@@ -298,7 +236,7 @@ def viewer(found: Found, title: str) -> str:
         image,
         bg_img=load_mni152_template(resolution=3),
         threshold=1e-6,
-        cmap=_colours(True),
+        cmap=LinearSegmentedColormap.from_list("two_ways", [*LESS[::-1], *MORE]),
         symmetric_cmap=True,
         black_bg=False,
         colorbar=True,

@@ -36,7 +36,7 @@ def grey_levels(matrix: Floats) -> Floats:
     return np.asarray(np.where(high > low, (matrix - low) / span, 1.0))
 
 
-def design_figure(design: Mapping[str, Any]) -> str:
+def design_figure(design: Mapping[str, Any], places: Mapping[str, int]) -> str:
     """Return the design matrix in grey, rows gathered by group."""
     people = [str(p) for p in design["participants"]]
     groups = {str(p): str(g) for p, g in design.get("groups", {}).items()}
@@ -65,7 +65,7 @@ def design_figure(design: Mapping[str, Any]) -> str:
         if k:
             parts.append(f'<path d="M{left + cell * k} {top}v{height:.1f}" stroke="{FAINT}" stroke-width="0.6"/>')
     start = 0
-    for position, group in enumerate(order_of):
+    for position, group in ((places.get(g, k), g) for k, g in enumerate(order_of)):
         n = sum(groups.get(p, "") == group for p in people)
         y = top + row_height * start
         parts.append(

@@ -28,6 +28,11 @@ def group_order(groups: Mapping[str, str], people: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(str(groups.get(p, "")) for p in people))
 
 
+def places_of(groups: Mapping[str, str], people: Sequence[str], places: Mapping[str, int]) -> dict[str, int]:
+    """Return colour and mark of each group: the page's, or by first appearance for groups that the page has not."""
+    return {g: places.get(g, len(places) + k) for k, g in enumerate(group_order(groups, people))}
+
+
 def by_visit(
     lines: Mapping[str, Sequence[Sequence[float]]], people: Sequence[str], reference_days: Sequence[float]
 ) -> dict[float, list[tuple[float, float]]]:
@@ -57,6 +62,7 @@ def _time_panel(
     reference: Sequence[float],
     title: str,
     units: str,
+    places: Mapping[str, int],
 ) -> Panel:
     points = [(float(d), float(v)) for visits in lines.values() for d, v in visits]
     panel = Panel(
@@ -69,7 +75,7 @@ def _time_panel(
         x_ticks=list(reference),
     )
     people = list(lines)
-    for position, group in enumerate(group_order(groups, people)):
+    for group, position in places_of(groups, people, places).items():
         own = [p for p in people if str(groups.get(p, "")) == group]
         for person in own:
             visits = sorted((float(d), float(v)) for d, v in lines[person])
@@ -90,11 +96,17 @@ def _mean_line(panel: Panel, visits: Mapping[float, Sequence[tuple[float, float]
 
 
 def coefficient_panel(
-    values: Mapping[str, float], groups: Mapping[str, str], units: str, largest: str = "", width: int = 250
+    values: Mapping[str, float],
+    groups: Mapping[str, str],
+    units: str,
+    places: Mapping[str, int],
+    largest: str = "",
+    width: int = 250,
 ) -> Panel:
     """Draw every participant's coefficient by group, with mean and 95 % interval."""
     people = [p for p in values if np.isfinite(values[p])]
     order = group_order(groups, people)
+    looks = places_of(groups, people, places)
     panel = Panel(
         (-0.6, len(order) - 0.4),
         spread([*(values[p] for p in people), 0.0]),
@@ -108,29 +120,35 @@ def coefficient_panel(
     panel.line(list(panel.x), [0, 0], INK, 0.8, "3 3")
     for position, group in enumerate(order):
         own = sorted((p for p in people if str(groups.get(p, "")) == group), key=lambda p: values[p])
+        look = looks[group]
         for rank, person in enumerate(own):
             # A fixed zigzag instead of chance: the same results draw the same figure.
             x = position + 0.22 * ((rank * 0.618034) % 1 - 0.5) - 0.1
             panel.dot(
                 x,
                 values[person],
-                colour(position),
+                colour(look),
                 2.6,
                 f"participant {person}: {values[person]:.4g}",
-                position,
+                look,
                 hollow=person != largest,
             )
             if person == largest:
                 panel.text(x - 0.06, values[person], person, "end", 10)
         mean, low, high = mean_interval([values[p] for p in own])
         if np.isfinite(low):
-            panel.line([position + 0.26] * 2, [low, high], colour(position), 2)
-        panel.dot(position + 0.26, mean, colour(position), 4, f"{group}: mean {mean:.4g}", position)
+            panel.line([position + 0.26] * 2, [low, high], colour(look), 2)
+        panel.dot(position + 0.26, mean, colour(look), 4, f"{group}: mean {mean:.4g}", look)
     return panel
 
 
 def score_panel(
-    values: Mapping[str, float], scores: Mapping[str, float], groups: Mapping[str, str], name: str, units: str
+    values: Mapping[str, float],
+    scores: Mapping[str, float],
+    groups: Mapping[str, str],
+    name: str,
+    units: str,
+    places: Mapping[str, int],
 ) -> Panel:
     """Draw coefficients against a score with the least-squares line of these points."""
     people = [p for p in values if p in scores and np.isfinite(values[p]) and np.isfinite(scores[p])]
@@ -143,13 +161,13 @@ def score_panel(
         x_label=name,
         y_label=units,
     )
-    order = group_order(groups, people)
+    looks = places_of(groups, people, places)
     if len(people) >= 3 and float(x.std()) > 0:
         slope, intercept = np.polyfit(x, y, 1)
         ends = [float(x.min()), float(x.max())]
         panel.line(ends, [float(slope * e + intercept) for e in ends], INK, 1.4)
     for person, a, b in zip(people, x, y, strict=True):
-        position = order.index(str(groups.get(person, "")))
+        position = looks[str(groups.get(person, ""))]
         panel.dot(
             float(a),
             float(b),
@@ -166,12 +184,14 @@ def cluster_figure(
     result: Mapping[str, Any],
     reference_days: Sequence[float],
     score: tuple[str, Mapping[str, float]] | None,
+    places: Mapping[str, int] | None = None,
 ) -> tuple[str, list[tuple[str, int]]] | None:
     """Return the figure of one cluster and its groups with their numbers of participants; None without values."""
     values = {str(p): float(v) for p, v in (cluster.get("values") or {}).items()}
     if not values:
         return None
     groups = {str(p): str(g) for p, g in (cluster.get("groups") or {}).items()}
+    places = places or {}
     map_units, units = _units(result)
     panels = []
     lines = {
@@ -182,15 +202,15 @@ def cluster_figure(
     lines = {p: lines[p] for p in values if p in lines}
     if lines:
         days = list(reference_days) or sorted({round(d) for visits in lines.values() for d, _ in visits})
-        panels.append(_time_panel(lines, groups, days, "Cluster mean over days", map_units))
+        panels.append(_time_panel(lines, groups, days, "Cluster mean over days", map_units, places))
         change = _from_first(lines, days[0])
         if change:
-            panels.append(_time_panel(change, groups, days, f"Change since day {days[0]:g}", map_units))
+            panels.append(_time_panel(change, groups, days, f"Change since day {days[0]:g}", map_units, places))
     largest = str((cluster.get("influence") or {}).get("largest_participant", ""))
     panels.append(
-        score_panel(values, score[1], groups, score[0], units)
+        score_panel(values, score[1], groups, score[0], units, places)
         if score
-        else coefficient_panel(values, groups, units, largest)
+        else coefficient_panel(values, groups, units, places, largest)
     )
     order = group_order(groups, list(values))
     sizes = [(g, sum(str(groups.get(p, "")) == g for p in values)) for g in order]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voxcloud.report import words
+from voxcloud.report.left_out import what_parts
+from voxcloud.report.overview import STRICT_FORMING_P
 from voxcloud.report.results import Results, Tree
 
 
@@ -134,7 +136,7 @@ def write_methods(results: Results) -> Methods:
     methods = Methods()
     methods.paragraphs.append(_data(results))
     methods.paragraphs += _time(results)
-    methods.paragraphs += [_model(methods, results, model) for model in results.designs]
+    methods.paragraphs += _models(methods, results)
     by_settings: dict[str, list[Tree]] = {}
     for comparison in results.comparisons:
         by_settings.setdefault(repr(sorted(_settings(comparison.tree).items())), []).append(comparison.tree)
@@ -150,29 +152,45 @@ def write_methods(results: Results) -> Methods:
 
 def _data(results: Results) -> str:
     cohort = results.cohort
-    every = cohort.get("stacks", [])
-    stacks = [s for s in every if str(s["map"]) != "probseg"]
+    stacks = results.analysed_stacks
     analysed = sum(int(s.get("images", 0)) for s in stacks) if stacks else int(cohort.get("images_n", 0))
     text = (
         f"The study {results.name} analysed {words.count(analysed, 'image')} of "
         f"{words.count(cohort.get('participants_n', 0), 'participant')}"
     )
-    if stacks:
-        named = [
-            f"{words.stack_words(s)} ({s.get('units', '')}; {words.count(s.get('images', 0), 'image')})" for s in stacks
-        ]
-        text += ": " + words.listed(named, 20)
+    by_map: dict[str, list[Tree]] = {}
+    for stack in stacks:
+        by_map.setdefault(str(stack["map"]), []).append(stack)
+    if by_map:
+        text += ": " + words.listed([_images_of(name, own) for name, own in by_map.items()], 20)
     text += (
         ". Grey and white matter of a map were analysed apart."
         if len({s.get("label") for s in stacks} - {""}) > 1
         else "."
     )
-    if len(every) > len(stacks):
-        text += " Analysis masks were cut from the participants' mean tissue probability."
+    if len(cohort.get("stacks", [])) > len(stacks):
+        limits = [
+            f"{label} at least {m['threshold']:g}"
+            for label, m in (results.study.get("masks") or {}).items()
+            if isinstance(m, Mapping) and m.get("threshold") is not None
+        ]
+        text += " Analysis masks were cut from the participants' mean tissue probability"
+        text += f" ({words.listed(limits)})." if limits else "."
     zooms = {tuple(round(float(v), 3) for v in c.tree.get("voxel_mm", ())) for c in results.comparisons} - {()}
     if len(zooms) == 1:
         text += f" Voxels measured {' × '.join(f'{v:g}' for v in zooms.pop())} mm."
     return text
+
+
+def _images_of(name: str, stacks: list[Tree]) -> str:
+    """Return ``R1 (1/s; 235 images of grey matter and 235 of white matter)``."""
+    numbers = [
+        f"{words.number(int(s.get('images', 0)))}{'' if k else ' images'}"
+        + (f" of {t}" if (t := words.tissue_words(s)) else "")
+        for k, s in enumerate(stacks)
+    ]
+    units = str(stacks[0].get("units", ""))
+    return f"{words.map_name(name)} ({units + '; ' if units not in ('', '1') else ''}{words.listed(numbers)})"
 
 
 def _time(results: Results) -> list[str]:
@@ -181,9 +199,28 @@ def _time(results: Results) -> list[str]:
     return [text for text in dict.fromkeys(texts) if text]
 
 
-def _model(methods: Methods, results: Results, model: str) -> str:
+def _models(methods: Methods, results: Results) -> list[str]:
+    """Return one paragraph per way of fitting: what its models share, then each model."""
+    shared: dict[str, list[str]] = {}
+    for model, design in results.designs.items():
+        settings = results.model_settings(model)
+        estimator = str(design.get("estimator", ""))
+        text = f"{_first_level(estimator, settings)} Numeric covariates were centred over the participants fitted."
+        if estimator == "two-stage":
+            text += _missing(settings, design)
+        if design.get("weights") == "precision":
+            text += " Participants were weighted by the precision of their coefficient."
+        if design.get("variance") == "unequal":
+            text += (
+                " Variances were allowed to differ between groups: one covariance for the whole mask, estimated by "
+                f"restricted maximum likelihood {methods.cite('friston2002')}."
+            )
+        shared.setdefault(text, []).append(_model(results, model))
+    return [" ".join([text, *own]) for text, own in shared.items()]
+
+
+def _model(results: Results, model: str) -> str:
     design = results.designs[model]
-    estimator = str(design.get("estimator", ""))
     settings = results.model_settings(model)
     numbers = {
         int(c.tree["n"]) for c in results.comparisons if c.tree["model"] == model and c.tree.get("n") is not None
@@ -193,30 +230,31 @@ def _model(methods: Methods, results: Results, model: str) -> str:
         if numbers
         else len(design["participants"])
     )
-    text = f"Model {model} (n = {n}{_groups(design)}). {_first_level(estimator, settings)}"
-    if settings.get("sessions"):
-        text += f" Only sessions with {settings['sessions']} entered."
-    text += (
-        f" The group model was {design.get('formula', '1')} "
-        f"({words.listed([str(c) for c in design.get('columns', [])], 30)}; rank "
-        f"{design.get('rank', words.NONE)}); "
+    text = (
+        f"Model {model} (n = {n}{_groups(design)}): {design.get('formula', '1')} "
+        f"(columns {words.listed([str(c) for c in design.get('columns', [])], 30)}; rank "
+        f"{design.get('rank', words.NONE)})"
     )
-    text += "numeric covariates were centred over the participants fitted."
-    if estimator == "two-stage":
-        text += _missing(settings, design)
-    if design.get("weights") == "precision":
-        text += " Participants were weighted by the precision of their coefficient."
-    if design.get("variance") == "unequal":
-        text += (
-            " Variances were allowed to differ between groups: one covariance for the whole mask, estimated by "
-            f"restricted maximum likelihood {methods.cite('friston2002')}."
-        )
-    tests = [
-        f"{name} ({words.asked({'test': c['test'], 'kind': c.get('kind', 't')}, None)})"
-        for name, c in design.get("contrasts", {}).items()
-    ]
-    text += f" Contrasts: {words.listed(tests, 30)}." if tests else ""
-    return " ".join([text, *(str(s) for s in design.get("sentences", []))]).replace("  ", " ")
+    if settings.get("sessions"):
+        text += f", sessions with {settings['sessions']} only"
+    run = {str(c.tree["contrast"]): c.tree for c in results.comparisons if c.tree["model"] == model}
+    tests = [f"{name} ({words.asked(run.get(name, c), None)})" for name, c in design.get("contrasts", {}).items()]
+    text += f"; contrasts {words.listed(tests, 30)}." if tests else "."
+    gone = _left_a_coefficient(results, model)
+    if gone and not design.get("accepted_unequal_variance"):
+        text += f" Participant{'s' if len(gone) > 1 else ''} {words.listed(gone, 30)} left a coefficient."
+    return " ".join([text, *(str(s) for s in design.get("sentences", []))])
+
+
+def _left_a_coefficient(results: Results, model: str) -> list[str]:
+    """Return who left a coefficient of a model, in any of its maps."""
+    visits = results.designs[model].get("visits") or []
+    people = {str(v["participant_id"]) for v in visits if v.get("left_out_of")}
+    for item in results.cohort.get("left_out", []):
+        what = what_parts(str(item.get("what", "")))
+        if what.get("model") == model and what.get("coefficient"):
+            people.add(str(item["participant_id"]))
+    return sorted(people)
 
 
 def _first_level(estimator: str, settings: Mapping[str, Any]) -> str:
@@ -246,7 +284,6 @@ def _groups(design: Tree) -> str:
 
 
 def _missing(settings: Mapping[str, Any], design: Tree) -> str:
-    left = sorted({str(v["participant_id"]) for v in design.get("visits") or [] if v.get("left_out_of")})
     limit = settings.get("max_variance_ratio")
     text = ""
     if settings.get("min_visits"):
@@ -259,10 +296,9 @@ def _missing(settings: Mapping[str, Any], design: Tree) -> str:
         )
     if limit and design.get("weights") != "precision":
         text += (
-            f" A participant whose missing visits raised the variance of a coefficient to more than {limit:g} "
-            "times that of the complete design left that coefficient"
+            f" A participant whose missing visits raised the variance of a coefficient to more than {float(limit):g} "
+            "times that of the complete design left that coefficient."
         )
-        text += f" (participants {words.listed(left, 30)})." if left else " (nobody did)."
     return text
 
 
@@ -293,13 +329,14 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
             "Cluster p values were corrected for the family-wise error by random field theory "
             f"{methods.cite('friston1994', 'worsley1996')}, with the formulas of SPM12, "
             "smoothness being estimated from standardised residuals within the analysis mask "
-            f"{methods.cite('kiebel1999')}; cluster-forming thresholds above .001 are known to be liberal "
-            f"{methods.cite('eklund2016')}; "
+            f"{methods.cite('kiebel1999')}; "
         )
     text += (
         f"a cluster was called significant at p(FWE) < {settings['alpha']:g}. False discovery rates are "
         f"topological {methods.cite('chumbley2009')}."
     )
+    if float(settings["cluster_forming_p"]) > STRICT_FORMING_P:
+        text += f" Cluster-forming thresholds above .001 are known to be liberal {methods.cite('eklund2016')}."
     if any(("moothness" in w and "neven" in w) or "uneven" in w for t in trees for w in t.get("warnings", [])):
         text += f" These p values assume even smoothness, which some maps lack {methods.cite('hayasaka2004')}."
     return text
@@ -314,7 +351,7 @@ def _multiplicity(methods: Methods, results: Results) -> str:
         "volume) were run"
     )
     text += (
-        f"; without any effect {words.number(expected, 2)} of them would be expected to find something."
+        f"; without any effect at most {words.number(expected, 2)} of them would be expected to find something."
         if expected is not None
         else "."
     )
@@ -365,6 +402,6 @@ def _software(methods: Methods, results: Results) -> str:
     named = [f"{k} {v}" for k, v in versions.items() if k not in ("machine", "platform")]
     text = "Analyses were run with " + (words.listed(named, 20) if named else "voxcloud")
     return (
-        f"{text} {methods.cite('harris2020', 'virtanen2020')}; figures were drawn with nilearn "
-        f"{methods.cite('abraham2014')}."
+        f"{text} {methods.cite('harris2020', 'virtanen2020')}; the template brain and the outlines of the glass brain "
+        f"are nilearn's {methods.cite('abraham2014')}."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxcloud.report import words
@@ -99,8 +99,7 @@ def grouped_warnings(results: Results) -> list[tuple[str, str]]:
         concerned.setdefault(first.setdefault(str(warning), str(warning)), [])
     for comparison in results.comparisons:
         for warning in comparison.tree.get("warnings", []):
-            stack = stack_name(str(comparison.tree["map"]), str(comparison.tree.get("label", "")))
-            kind = re.sub(r"\d+(\.\d+)?", "#", str(warning).replace(stack, "stack"))
+            kind = warning_kind(comparison.tree, warning)
             first.setdefault(kind, str(warning))
             concerned.setdefault(kind, []).append(words.comparison_title(comparison.tree))
     total = len(results.comparisons)
@@ -110,9 +109,37 @@ def grouped_warnings(results: Results) -> list[tuple[str, str]]:
         if len(titles) == 1:
             where = titles[0]
         elif titles:
-            where = f"{len(titles)} of {total} comparisons, with other numbers; first {titles[0]}"
+            many = f"all {total}" if len(titles) == total else f"{len(titles)} of {total}"
+            where = f"{many} comparisons, with their own numbers; these are of {titles[0]}"
         out.append((first[kind], where))
     return out
+
+
+def warning_kind(tree: Tree, warning: str) -> str:
+    """Return what warnings have in common that differ in numbers and stack only."""
+    stack = stack_name(str(tree["map"]), str(tree.get("label", "")))
+    return re.sub(r"\d+(\.\d+)?", "#", str(warning).replace(stack, "stack"))
+
+
+def warnings_of_all(results: Results) -> set[str]:
+    """Return the kinds of warning that every comparison has: the first page says them once."""
+    kinds = [{warning_kind(c.tree, w) for w in c.tree.get("warnings", [])} for c in results.comparisons]
+    return set.intersection(*kinds) if len(kinds) > 1 else set()
+
+
+def images(results: Results) -> dict[str, Any]:
+    """Return how many images of each map and tissue were read."""
+    stacks = results.cohort.get("stacks", [])
+    labels = list(dict.fromkeys(str(s.get("label", "")) for s in stacks))
+    rows: dict[str, dict[str, Any]] = {}
+    for stack in stacks:
+        row = rows.setdefault(str(stack["map"]), {"units": stack.get("units", ""), "n": {}})
+        row["n"][str(stack.get("label", ""))] = words.number(int(stack.get("images", 0)))
+    return {
+        "labels": [words.tissue_words({"label": label}) or "images" for label in labels],
+        "rows": [(words.map_name(m), r["units"], [r["n"].get(k, "") for k in labels]) for m, r in rows.items()],
+        "voxels": words.listed([words.number(v) for v in sorted({int(s.get("n_voxels", 0)) for s in stacks})]),
+    }
 
 
 def key_numbers(results: Results) -> list[tuple[str, str]]:
@@ -124,44 +151,63 @@ def key_numbers(results: Results) -> list[tuple[str, str]]:
     n = int(summary.get("searches_run", len(list(results.searches()))))
     expected = summary.get("expected_false_positives")
     family = sum((c.get("p_family") if c.get("p_family") is not None else 1.0) < alpha for c in clusters)
+    stacks = results.analysed_stacks
+    images = sum(int(s.get("images", 0)) for s in stacks) if stacks else int(results.cohort.get("images_n", 0))
     return [
         (words.number(int(results.cohort.get("participants_n", 0))), "participants"),
-        (words.number(int(results.cohort.get("images_n", 0))), "images"),
+        (words.number(images), "images analysed"),
         (words.number(n), "searches run"),
-        (words.number(expected, 2), f"false positives expected if nothing were there (α = {words.level(alpha)} each)"),
+        (
+            words.number(expected, 2),
+            f"false positives to expect at most if nothing were there (α = {words.level(alpha)} each)",
+        ),
         (words.number(len(clusters)), f"clusters with p(FWE) < {words.level(alpha)} in their search"),
         (words.number(family), f"of them also with p(family) < {words.level(alpha)} over all searches"),
     ]
 
 
 def questions(results: Results) -> list[dict[str, Any]]:
-    """Return per model what was asked."""
+    """Return per model who went in and what was asked."""
     rows = []
     for model in dict.fromkeys([*results.designs, *(str(c.tree["model"]) for c in results.comparisons)]):
         trees = [c.tree for c in results.comparisons if str(c.tree["model"]) == model]
         design = results.designs.get(model, {})
-        alternatives = {str(t["contrast"]): t for t in trees}
-        numbers = sorted({int(t["n"]) for t in trees if t.get("n") is not None}) or [
-            len(design.get("participants", []))
-        ]
+        tests = {str(t["contrast"]): words.asked(t, None) for t in trees} or {
+            str(name): words.asked(c, None) for name, c in design.get("contrasts", {}).items()
+        }
+        names = dict.fromkeys(words.map_name(str(t["map"])) for t in sorted(trees, key=_map_order(results)))
         rows.append(
             {
                 "model": model,
+                "designed": model in results.designs,
                 "who": group_counts(design),
-                "n": "–".join(dict.fromkeys((str(numbers[0]), str(numbers[-1])))),
+                "fewer": _fewer(design),
                 "formula": design.get("formula", ""),
                 "estimator": design.get("estimator", ""),
-                "maps": words.listed(list(dict.fromkeys(words.stack_words(t) for t in trees)), 20),
-                "coefficients": words.listed(
-                    list(dict.fromkeys(words.coefficient_words(t["coefficient"]) for t in trees))
-                ),
-                "contrasts": [
-                    (name, words.asked(t, None), str(t.get("alternative", ""))) for name, t in alternatives.items()
-                ]
-                or [(name, words.asked(c, None), "") for name, c in design.get("contrasts", {}).items()],
+                "maps": words.listed(list(names), 20),
+                "tissues": words.listed(sorted({t for t in map(words.tissue_words, trees) if t})),
+                "coefficients": words.listed(sorted({words.coefficient_words(t["coefficient"]) for t in trees}), 20),
+                "contrasts": list(tests.items()),
             }
         )
     return rows
+
+
+def _map_order(results: Results) -> Callable[[Tree], int]:
+    """Return the place of a comparison's map in the list of stacks, as the study named them."""
+    order = list(dict.fromkeys(str(s["map"]) for s in results.cohort.get("stacks", [])))
+    return lambda tree: order.index(str(tree["map"])) if str(tree["map"]) in order else len(order)
+
+
+def _fewer(design: Tree) -> str:
+    """Say for which maps fewer people than the largest number went in; empty where all have the same."""
+    sizes = {stack: max(n.values()) for stack, n in (design.get("stacks") or {}).items() if n}
+    most = max(sizes.values(), default=0)
+    less = {stack.partition("_label-")[0]: n for stack, n in sizes.items() if n < most}
+    return ", ".join(
+        f"{n} for {words.listed([words.map_name(m) for m, k in less.items() if k == n], 20)}"
+        for n in dict.fromkeys(less.values())
+    )
 
 
 def group_counts(design: Tree) -> list[tuple[str, int]]:
@@ -175,23 +221,31 @@ def group_counts(design: Tree) -> list[tuple[str, int]]:
 
 
 def findings(results: Results) -> list[dict[str, str]]:
-    """Return the strongest findings in words, smallest p first."""
+    """Return the strongest findings as rows of a table, smallest p first."""
     pairs = [(c, s, k) for c in results.comparisons for s, k in c.found]
     pairs.sort(key=lambda item: (item[2]["p_fwe"], -abs(float(item[2]["peaks"][0]["t"]))))
-    return [_sentence(*pair) for pair in pairs[:TOP_FINDINGS]]
+    return [_finding(*pair) for pair in pairs[:TOP_FINDINGS]]
 
 
-def _sentence(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
-    tree = comparison.tree
-    flag = (cluster.get("influence") or {}).get("flagged")
-    who = (cluster.get("influence") or {}).get("largest_participant", "")
+def _finding(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
+    tree, peak = comparison.tree, cluster["peaks"][0]
+    influence = cluster.get("influence") or {}
     return {
         "key": comparison.key,
-        "what": f"{words.stack_words(tree)}, {words.coefficient_words(tree['coefficient'])}: "
-        f"{words.asked(tree, search['direction'])}",
-        "where": f"{words.place(cluster)}, {words.count(int(cluster['size_voxels']), 'voxel')} in {search['volume']}",
-        "p": f"{words.p_phrase(cluster['p_fwe'], 'p(FWE)')}, {words.p_phrase(cluster.get('p_family'), 'p(family)')}",
-        "flag": f"depends on one participant (largest share: {who})" if flag else "",
+        "stack": words.stack_words(tree),
+        "coefficient": words.coefficient_words(tree["coefficient"]),
+        "test": words.asked(tree, search["direction"]),
+        "region": str(cluster.get("region") or ""),
+        "volume": str(search["volume"]),
+        "where": words.coordinates(peak).removesuffix(" mm").strip("()"),
+        "size": words.number(int(cluster["size_voxels"])),
+        "t": words.fixed(peak["t"]),
+        "p": words.p_text(cluster["p_fwe"]),
+        "p_exact": words.exact(cluster["p_fwe"]),
+        "p_family": words.p_text(cluster.get("p_family")),
+        "p_family_exact": words.exact(cluster.get("p_family")),
+        "over_family": "yes" if (p := cluster.get("p_family")) is not None and p < float(search["alpha"]) else "",
+        "flag": str(influence.get("largest_participant", "")) if influence.get("flagged") else "",
     }
 
 
@@ -206,20 +260,3 @@ def family_words(results: Results) -> str:
     """Return what p(family) adjusts for."""
     family = str(results.summary.get("family") or results.study.get("family") or "all")
     return FAMILIES.get(family, FAMILIES["all"]).format(n=words.number(results.family_size))
-
-
-def left_out(results: Results) -> list[Mapping[str, Any]]:
-    """Return who was left out and why, equal reasons of one participant gathered over stacks."""
-    gathered: dict[tuple[str, str, str], list[str]] = {}
-    for item in results.cohort.get("left_out", []):
-        key = (str(item.get("participant_id", "")), str(item.get("session_id") or ""), str(item.get("reason", "")))
-        gathered.setdefault(key, []).append(str(item.get("what", "")))
-    return [
-        {
-            "participant_id": p,
-            "session_id": s or "all",
-            "what": words.listed(list(dict.fromkeys(what)), 4),
-            "reason": reason,
-        }
-        for (p, s, reason), what in gathered.items()
-    ]

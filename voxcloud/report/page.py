@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from voxcloud.report import overview, words
-from voxcloud.report.comparisons import Budget, comparison_sections
+from voxcloud.report.comparisons import Budget, by_model, comparison_sections
 from voxcloud.report.designs import design_sections
 from voxcloud.report.figures_behaviour import learning_figure
-from voxcloud.report.figures_trajectories import group_order
+from voxcloud.report.figures_glass import outline_symbols
+from voxcloud.report.figures_trajectories import places_of
+from voxcloud.report.left_out import left_out
 from voxcloud.report.methods import write_methods
 from voxcloud.report.results import Results, read_results
+from voxcloud.report.searches import cluster_searches, search_tables
 from voxcloud.report.svg import colour
-from voxcloud.report.tables import replace_file, search_rows
+from voxcloud.report.tables import replace_file
 from voxcloud.report.truth import truth_section
 
 LOG = logging.getLogger(__name__)
@@ -85,13 +88,18 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
         "questions": overview.questions(results),
         "findings": overview.findings(results),
         "more_findings": max(0, sum(len(c.found) for c in results.comparisons) - overview.TOP_FINDINGS),
-        "left_out": overview.left_out(results),
+        "left_out": left_out(results),
         "designs": design_sections(results),
         "comparisons": sections,
+        "by_model": by_model(results, sections),
+        "outlines": outline_symbols() if any(s["glass"] for s in sections) else "",
         "nothing": len(results.comparisons) - len(results.found),
         "all_comparisons": len(results.comparisons),
         "skipped": sum(not section["shown"] for section in sections),
-        "searches": _searches(results),
+        "search_tables": search_tables(results),
+        "searches": cluster_searches(results),
+        "searches_n": len(list(results.searches())),
+        "extents": sorted({int(s.get("min_extent", 0)) for _, s in results.searches()}),
         "behaviour": _behaviour(results),
         "truth": truth_section(results.summary.get("truth")),
         "methods": write_methods(results),
@@ -100,23 +108,8 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
         "failed": results.summary.get("failed", []),
         "summary": results.summary,
         "family": overview.family_words(results),
-        "stacks": results.cohort.get("stacks", []),
-        "stack_words": words.stack_words,
+        "images": overview.images(results),
     }
-
-
-def _searches(results: Results) -> list[dict[str, Any]]:
-    keys = {id(s): c.key for c in results.found for s in c.tree["searches"]}
-    rows = search_rows(results)
-    pairs = list(results.searches())
-    found = [
-        {**row, "key": keys.get(id(search), ""), "stack": words.map_name(row["map"])}
-        for row, (_, search) in zip(rows, pairs, strict=True)
-    ]
-    return sorted(
-        found,
-        key=lambda r: (r["model"], r["map"], r["label"], r["coefficient"], r["contrast"], r["volume"], r["direction"]),
-    )
 
 
 def _behaviour(results: Results) -> dict[str, Any] | None:
@@ -129,14 +122,14 @@ def _behaviour(results: Results) -> dict[str, Any] | None:
     scores = []
     for name, score in results.behaviour.get("scores", {}).items():
         people = score.get("participants", {})
-        order = group_order(groups, list(people))
+        looks = places_of(groups, list(people), results.group_places)
         scores.append(
             {
                 "name": name,
                 "better": score.get("better", ""),
-                "figure": learning_figure(name, score, groups),
+                "figure": learning_figure(name, score, groups, results.group_places),
                 "n": len(people),
-                "key": [(g or "not in a model", colour(k)) for k, g in enumerate(order)],
+                "key": [(g or "not in a model", colour(k)) for g, k in looks.items()],
                 "flags": [
                     (p, "; ".join(map(str, entry["flags"]))) for p, entry in people.items() if entry.get("flags")
                 ],

@@ -90,6 +90,18 @@ class Results:
             self.summary.get("searches_planned") or self.summary.get("searches_run") or len(list(self.searches()))
         )
 
+    @cached_property
+    def group_places(self) -> dict[str, int]:
+        """Number of every group in order of first appearance: a group has one colour on the whole page."""
+        named = (str(g) for d in self.designs.values() for g in (d.get("groups") or {}).values())
+        return {group: place for place, group in enumerate(dict.fromkeys(named))}
+
+    @property
+    def analysed_stacks(self) -> list[Tree]:
+        """Stacks that models are fitted to, without those that only cut masks."""
+        for_masks = {str(m.get("map")) for m in (self.study.get("masks") or {}).values() if isinstance(m, Mapping)}
+        return [s for s in self.cohort.get("stacks", []) if str(s["map"]) not in for_masks | {"probseg"}]
+
     def searches(self) -> Iterator[tuple[Comparison, Tree]]:
         """Give every search with its comparison."""
         for comparison in self.comparisons:

@@ -193,12 +193,12 @@ def row(panels: Sequence[Panel], alt: str, gap: int = 14) -> str:
     return figure("".join(groups), width, height, alt)
 
 
-def figure(inside: str, width: float, height: float, alt: str) -> str:
-    """Return a complete SVG element that a screen reader can announce."""
+def figure(inside: str, width: float, height: float, alt: str, shown: float | None = None) -> str:
+    """Return a complete SVG element that a screen reader can announce, at most ``shown`` pixels wide."""
     words = html.escape(alt, quote=True)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
-        f'style="width:100%;max-width:{width:g}px" role="img" '
+        f'style="width:100%;max-width:{shown or width:g}px" role="img" '
         f'aria-label="{words}" font-family="system-ui, sans-serif" '
         f'fill="{INK}"><title>{html.escape(alt)}</title>{inside}</svg>'
     )

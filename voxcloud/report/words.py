@@ -110,9 +110,14 @@ def map_prose(name: str) -> str:
     return VARIABLES[name].prose if name in VARIABLES else ""
 
 
+def tissue_words(tree: Mapping[str, Any]) -> str:
+    """Return ``grey matter``, or nothing for a map without a tissue."""
+    return TISSUES.get(tree.get("label", ""), str(tree.get("label", "")))
+
+
 def stack_words(tree: Mapping[str, Any]) -> str:
     """Return ``R1, grey matter``."""
-    tissue = TISSUES.get(tree.get("label", ""), str(tree.get("label", "")))
+    tissue = tissue_words(tree)
     return map_name(str(tree["map"])) + (f", {tissue}" if tissue else "")
 
 

@@ -124,11 +124,17 @@ def summarise_truth(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "weak": len(planted) - len(expected),
         "false_clusters": len(rows) - len(planted),
     }
+    missed, wrong, false = (counts[k] for k in ("missed", "wrong_sign_expected", "false_clusters"))
     sentence = (
-        "{found_expected} of {expected} planted changes that the designs can show were found, {missed} missed, "
-        "{wrong_sign_expected} with the wrong sign; {found_weak} of {weak} weaker ones were found; {false_clusters} "
-        "significant clusters lie where nothing is planted."
-    ).format(**counts)
+        f"{counts['found_expected']} of {counts['expected']} planted changes that the designs can show were found, "
+        f"{missed or 'none'} missed, {wrong or 'none'} with the wrong sign; "
+        + (f"{counts['found_weak']} of {counts['weak']} weaker ones were found; " if counts["weak"] else "")
+        + (
+            f"{false} significant cluster{'s lie' if false > 1 else ' lies'} where nothing is planted."
+            if false
+            else "no significant cluster lies where nothing is planted."
+        )
+    )
     return {**counts, "sentence": sentence}
 
 
