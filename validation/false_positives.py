@@ -255,8 +255,10 @@ def run(condition: Condition, cohorts: int, seed: int) -> Rate:
         cohort = draw(condition, fields, mask, np.random.default_rng([seed, number, k]))
         ours, theirs = (code(cohort, condition, mask, roi) for code in (by_voxcloud, by_the_papers))
         gap = difference(ours, theirs)
-        other += np.isinf(gap)
-        worst = max(worst, 0.0 if np.isinf(gap) else gap)
+        if gap == np.inf:
+            other += 1
+        else:
+            worst = max(worst, gap)
         positive += min(ours.p_fwe, default=1.0) <= ALPHA
         width += float(ours.fwhm.prod() ** (1 / 3)) / cohorts
         volume += float(ours.resels[3]) / cohorts
