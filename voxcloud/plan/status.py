@@ -42,7 +42,7 @@ def derive_status(
     failed: tried with this very fingerprint and failed. unavailable: waits for a failed unit. waiting: everything else.
     """
     records = list_records(store)
-    lease = read_lease(store)
+    lease = read_lease(store, look_only=True)
     running = set(lease.running) if lease is not None and lease.alive else set()
     found: dict[str, UnitStatus] = {}
     for unit in units:

@@ -79,20 +79,24 @@ def process_start(pid: int) -> str:
         return ""
 
 
-def read_lease(store: Store) -> LeaseInfo | None:
-    """Return the store's lease, or None; its age is measured by the store's clock."""
+def read_lease(store: Store, *, look_only: bool = False) -> LeaseInfo | None:
+    """Return the store's lease, or None; its age is measured by the store's clock.
+
+    Reading that clock writes a probe. With ``look_only`` nothing is written and this machine's clock stands for it:
+    good enough to show what runs, not to take a lease over.
+    """
     try:
         raw = store.read_bytes(LEASE_PATH)
     except CorruptStoreError:
         return None
-    return _describe(store, raw)
+    return _describe(store, raw, time.time() if look_only else None)
 
 
-def _describe(store: Store, raw: bytes) -> LeaseInfo | None:
+def _describe(store: Store, raw: bytes, now: float | None = None) -> LeaseInfo | None:
     written = store.modified(LEASE_PATH)
     if written is None:
         return None
-    age = max(0.0, store.now() - written)
+    age = max(0.0, (store.now() if now is None else now) - written)
     try:
         tree: dict[str, Any] = json.loads(raw)
         return LeaseInfo(
