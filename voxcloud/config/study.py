@@ -112,6 +112,12 @@ class Inference(Part):
         False, description="Accept a cluster-forming p above 0.001; every page is stamped."
     )
     permutations: int = Field(5000, ge=99, description="Number of permutations (method: permutation).")
+    permutation_beside: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="random-field: permutation p values of the clusters found too (up to 1,000 relabellings). auto: "
+        "where the theory's assumptions are doubtful (fewer than 20 degrees of freedom, FWHM below 3 voxels, uneven "
+        "smoothness) and a cluster with p below 0.1 was found.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the permutations.")
 
     @field_validator("cluster_forming_p")
@@ -213,6 +219,12 @@ class Model(Part):
             raise ValueError("estimator paired needs days: [first, second]")
         if self.estimator != "paired" and self.days is not None:
             raise ValueError(f"days is a setting of estimator paired, found estimator {self.estimator}")
+        listed = [name for name, contrast in self.contrasts.items() if not isinstance(contrast.test, str)]
+        if self.inference.method == "permutation" and listed:
+            raise ValueError(
+                f"contrasts.{listed[0]}: method permutation tests t contrasts, found a list (an F test). Write its "
+                "parts as contrasts of their own, or use method: random-field"
+            )
         if self.estimator != "ols" and self.session is not None:
             raise ValueError(f"session is a setting of estimator ols, found estimator {self.estimator}")
         if self.estimator != "two-stage":

@@ -14,14 +14,14 @@ import numpy as np
 from voxcloud.bids.atlas import load_atlas
 from voxcloud.bids.images import MaskGrid, load_mask
 from voxcloud.bids.statmaps import write_statmap
-from voxcloud.errors import DesignError, MaskError
+from voxcloud.errors import MaskError
 from voxcloud.inference.distributions import f_log_sf, t_log_sf, t_to_z, z_from_log
-from voxcloud.inference.permutation import permutation_test
 from voxcloud.inference.search import SearchResult, random_field_search
 from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
 from voxcloud.pipeline.clusters import ClusterContext, describe_cluster
 from voxcloud.pipeline.fitting import read_covariance, read_design, test_names
+from voxcloud.pipeline.permuting import BESIDE_PERMUTATIONS, PermutedSearch, is_doubtful, permute_search, replace_p
 from voxcloud.plan.paths import STATS_F, STATS_T, fit_folder, fit_prefix, stat_stem
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.schema import RESULT_SCHEMA
@@ -151,16 +151,17 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     for volume, roi in _volumes(unit, grid):
         for direction in _directions(test):
             found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
-            if unit.params["inference"]["method"] == "permutation":
-                found = permuted_search(view, grid, inside, found, roi, direction, test, unit.params["inference"])
+            permuted = _permuted(unit, view, grid, inside, found, roi, direction, test, field)
+            if permuted is not None and unit.params["inference"]["method"] == "permutation":
+                found = replace_p(found, permuted, unit.params["inference"]["alpha"])
+                found = replace(found, warnings=(permuted.sentence(),))  # those of random fields concern other p values
             warnings += [w for w in found.warnings if w not in warnings]
             context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
-            searches.append(_search_tree(context, found, volume))
+            searches.append(_search_tree(context, found, volume, permuted))
     if design["accepted_unequal_variance"]:
         warnings.append(
             "Participants whose missing visits inflate the variance of this coefficient were kept in a plain "
-            "unweighted fit, as asked for "
-            "(accept_unequal_variance): one of them can make or hide a cluster."
+            "unweighted fit, as asked for (accept_unequal_variance): one of them can make or hide a cluster."
         )
     result = {
         "schema": RESULT_SCHEMA,
@@ -206,8 +207,7 @@ def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | Non
         if tuple(volume.shape) != tuple(grid.shape) or not np.allclose(volume.affine, grid.affine, atol=1e-3):
             raise MaskError(
                 f"search_volumes.{name} ({path}): expected the grid of the mask, {tuple(grid.shape)}, found "
-                f"{tuple(volume.shape)} "
-                "or another affine. Resample it to the mask's grid (nearest neighbour)."
+                f"{tuple(volume.shape)} or another affine. Resample it to the mask's grid (nearest neighbour)."
             )
         found.append((name, volume.mask))
     return found
@@ -245,12 +245,12 @@ def _search(
         roi=roi,
         statistic="T" if test["kind"] == "t" else "F",
         accept_liberal_threshold=settings["accept_liberal_threshold"],
-        # Modulated volume and tissue-weighted smoothing make smoothness uneven by construction.
-        nonstationary_map=str(view.design["stack"]) if view.design["map"] == "volume" or view.design["label"] else "",
+        nonstationary_map=str(view.design["stack"]) if _uneven_by_construction(view) else "",
     )
 
 
-def permuted_search(
+def _permuted(
+    unit: WorkUnit,
     view: FitView,
     grid: MaskGrid,
     inside: np.ndarray,
@@ -258,51 +258,26 @@ def permuted_search(
     roi: np.ndarray | None,
     direction: str,
     test: Mapping[str, Any],
-    settings: Mapping[str, Any],
-) -> SearchResult:
-    """Replace the corrected p of each cluster by that of the largest cluster under relabelling (Freedman-Lane)."""
-    if test["kind"] != "t":
-        raise DesignError(
-            f"{view.coefficient}: method permutation tests t contrasts; write the F test as several contrasts."
-        )
-    place = grid.voxel_index[inside]
-    chosen = np.flatnonzero(np.ones(len(place), dtype=bool) if roi is None else roi.ravel()[place])
-    whitener = view.whitener
-    values, X = view.values(inside[chosen]), np.asarray(view.entry["X"])
-    if whitener is not None:
-        values, X = whitener @ values, whitener @ X
-    null = permutation_test(
-        values,
-        X,
-        np.asarray(test["weights"])[0],
-        n_permutations=settings["permutations"],
-        seed=settings["seed"],
-        alternative=direction,
-        participant_ids=view.entry["participants"],
-        voxel_index=place[chosen],
-        shape=grid.shape,
-        cluster_forming_p=settings["cluster_forming_p"],
+    field: Smoothness,
+) -> PermutedSearch | None:
+    """Relabel where the study asks for it, or beside random fields whose assumptions are doubtful."""
+    settings = unit.params["inference"]
+    instead = settings["method"] == "permutation"
+    beside = unit.params["permute_beside"] == "always" or (
+        unit.params["permute_beside"] == "auto" and is_doubtful(found, field, uneven=_uneven_by_construction(view))
     )
-    by_voxel = np.zeros(len(place), dtype=np.int64)
-    by_voxel[chosen] = np.asarray(null.labels)
-    p_of = {cluster.label: cluster.p_fwe_size for cluster in null.clusters}
-    clusters = []
-    for cluster in found.clusters:
-        p = p_of.get(int(np.bincount(by_voxel[cluster.voxels]).argmax()), 1.0)
-        peaks = tuple(
-            replace(k, p_fwe=float(null.p_fwe[np.searchsorted(chosen, _position(grid, place, k.voxel))]))
-            for k in cluster.peaks
-        )
-        clusters.append(replace(cluster, p_fwe=p, significant=p <= settings["alpha"], peaks=peaks))
-    note = (
-        f"Corrected p values of clusters and peaks: {null.n_permutations} relabellings (Freedman-Lane), smallest "
-        f"possible p {1 / (1 + null.n_permutations):.2g}."
+    if test["kind"] != "t" or not found.clusters or not (instead or beside):
+        return None
+    number = settings["permutations"] if instead else min(BESIDE_PERMUTATIONS, settings["permutations"])
+    weights = np.asarray(test["weights"], dtype=np.float64)[0]
+    return permute_search(
+        view, grid, inside, found, roi, direction, weights, n_permutations=number, seed=settings["seed"]
     )
-    return replace(found, clusters=tuple(clusters), warnings=(*found.warnings, note))
 
 
-def _position(grid: MaskGrid, place: np.ndarray, voxel: tuple[int, int, int]) -> int:
-    return int(np.searchsorted(place, np.ravel_multi_index(voxel, grid.shape)))
+def _uneven_by_construction(view: FitView) -> bool:
+    """Modulated volume and tissue-weighted smoothing make smoothness uneven."""
+    return view.design["map"] == "volume" or bool(view.design["label"])
 
 
 def mask3d(grid: MaskGrid, inside: np.ndarray) -> np.ndarray:
@@ -312,9 +287,16 @@ def mask3d(grid: MaskGrid, inside: np.ndarray) -> np.ndarray:
     return flat.reshape(grid.shape)
 
 
-def _search_tree(context: ClusterContext, found: SearchResult, volume: str) -> dict[str, Any]:
+def _search_tree(
+    context: ClusterContext, found: SearchResult, volume: str, permuted: PermutedSearch | None
+) -> dict[str, Any]:
     settings = context.params["inference"]
     clusters = [describe_cluster(context, found, cluster, number) for number, cluster in enumerate(found.clusters, 1)]
+    if permuted is not None:
+        for cluster, p, p_peaks in zip(clusters, permuted.p_cluster, permuted.p_peaks, strict=True):
+            cluster["p_permutation"] = p
+            for peak, p_peak in zip(cluster["peaks"], p_peaks, strict=True):
+                peak["p_permutation"] = p_peak
     family = context.params["family_size"]
     smallest = min((c["p_fwe"] for c in clusters), default=1.0)
     return {
@@ -326,6 +308,7 @@ def _search_tree(context: ClusterContext, found: SearchResult, volume: str) -> d
         "cluster_forming_p": settings["cluster_forming_p"],
         "min_extent": settings["min_extent"],
         "alpha": settings["alpha"],
+        "permutation": None if permuted is None else permuted.describe(),
         "p_fwe_min": smallest,
         "p_family_min": min(1.0, smallest * family),
         "clusters": clusters,

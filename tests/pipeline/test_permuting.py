@@ -1,0 +1,111 @@
+"""Permutation in place of random fields, and beside them where their assumptions are doubtful."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import voxcloud
+from voxcloud.config.load import load_study
+from voxcloud.errors import StudyFileError
+from voxcloud.inference.permutation import permutation_test
+from voxcloud.pipeline.study import RunOptions, plan_study, run_study
+from voxcloud.testing import tiny_study
+
+RESULT = "results/model-training/R1map_label-GM__linear__patients_minus_untrained.json"
+
+
+def study(folder: Path, **inference: Any) -> Path:
+    """Write the tiny study with settings of the inference."""
+    made = tiny_study(folder / "study")
+    tree = yaml.safe_load(made.study_file.read_text())
+    tree["models"][0]["inference"] = {"min_extent": 0, **inference}
+    made.study_file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return made.study_file
+
+
+def result(path: Path) -> dict[str, Any]:
+    outcome = run_study(path, RunOptions(engine="serial"))
+    assert not outcome.failed
+    tree: dict[str, Any] = json.loads((path.parent / "derivatives" / "voxcloud" / RESULT).read_text())
+    return tree
+
+
+def by_hand(path: Path, alternative: str, n_permutations: int) -> Any:
+    """Permute the coefficients that the fit stored, read by the public door, without the pipeline."""
+    output = path.parent / "derivatives" / "voxcloud"
+    fit = voxcloud.open_fit(output, "training", "R1map", "GM")
+    inside = fit["valid"].to_numpy() > 0
+    (name,) = (output / ".voxcloud" / "designs").iterdir()
+    entry = json.loads(name.read_text())["coefficients"]["linear"]
+    return permutation_test(
+        fit["value_linear"].to_numpy()[:, inside],
+        entry["X"],
+        entry["tests"]["patients_minus_untrained"]["weights"][0],
+        n_permutations=n_permutations,
+        seed=3,
+        alternative=alternative,
+        voxel_index=fit["voxel_index"].to_numpy()[inside],
+        shape=fit.attrs["shape"],
+        cluster_forming_p=0.001,
+    )
+
+
+def test_permute_search__beside_doubtful_random_fields_gives_both_p_values(tmp_path: Path) -> None:
+    path = study(tmp_path, permutations=200, seed=3)
+    tree = result(path)
+    (search,) = [s for s in tree["searches"] if s["permutation"]]
+    assert search["direction"] == "greater"
+    assert search["permutation"]["relabellings"] == 200
+    null = by_hand(path, "greater", 200)
+    expected = {c.size_voxels: c.p_fwe_size for c in null.clusters}
+    assert search["clusters"]
+    for cluster in search["clusters"]:
+        assert cluster["p_permutation"] == expected[cluster["size_voxels"]]
+        assert cluster["p_fwe"] != cluster["p_permutation"]
+        assert cluster["peaks"][0]["p_permutation"] >= 1 / 201
+
+
+def test_permute_search__never_beside_when_the_study_says_so(tmp_path: Path) -> None:
+    tree = result(study(tmp_path, permutation_beside="never"))
+    assert [s["permutation"] for s in tree["searches"]] == [None, None]
+    assert not any("p_permutation" in c for s in tree["searches"] for c in s["clusters"])
+
+
+def test_permute_search__in_place_of_random_fields_decides(tmp_path: Path) -> None:
+    path = study(tmp_path, method="permutation", permutations=150, seed=3)
+    tree = result(path)
+    for search in tree["searches"]:
+        for cluster in search["clusters"]:
+            assert cluster["p_fwe"] == cluster["p_permutation"] >= 1 / 151
+            assert cluster["significant"] == (cluster["p_fwe"] <= 0.05)
+    assert all("permutations (Freedman-Lane)" in text for text in tree["warnings"])
+    found = {(c["size_voxels"], c["p_fwe"]) for s in tree["searches"] for c in s["clusters"]}
+    expected = {
+        (c.size_voxels, c.p_fwe_size) for side in ("greater", "less") for c in by_hand(path, side, 150).clusters
+    }
+    assert found == expected
+
+
+def test_permutation__of_an_f_test_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = study(tmp_path, method="permutation")
+    tree = yaml.safe_load(path.read_text())
+    tree["models"][0]["contrasts"] = {"any": {"test": ["age", "intercept"], "alternative": "two-sided"}}
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(StudyFileError, match=r"contrasts\.any: method permutation tests t contrasts"):
+        load_study(path)
+
+
+def test_plan__counts_the_memory_of_relabelling(tmp_path: Path) -> None:
+    def largest(path: Path) -> int:
+        return max(s.unit.projected_mem for s in plan_study(path).status.values() if s.unit.step == "inference")
+
+    with_it = largest(study(tmp_path / "a", method="permutation"))
+    without = largest(study(tmp_path / "b", permutation_beside="never"))
+    voxels = int(np.count_nonzero(tiny_study(tmp_path / "c").anatomy.mask))
+    assert with_it - without >= 10 * voxels * 8 * 3
