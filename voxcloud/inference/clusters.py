@@ -93,6 +93,13 @@ class Cluster:
 def label_clusters(stat3d: npt.ArrayLike, mask3d: npt.ArrayLike, threshold: float) -> tuple[Int32, int]:
     """Label the connected voxels of the mask whose statistic is above (not at) the threshold.
 
+    Parameters
+    ----------
+    stat3d, mask3d
+        (x, y, z), statistic (NaN is outside) and search volume.
+    threshold
+        In units of the statistic.
+
     Returns
     -------
     (x, y, z) labels from 1, 0 elsewhere, and their number. Voxels that touch by a face or an edge are connected.
@@ -111,6 +118,13 @@ def find_peaks(stat3d: npt.ArrayLike, above: npt.ArrayLike) -> Int64:
     """Return the local maxima among the voxels ``above``: (3, n) indices, highest first.
 
     A peak is not lower than any of its 18 neighbours; of equal neighbours the first in C order is the peak.
+
+    Parameters
+    ----------
+    stat3d
+        (x, y, z), statistic.
+    above
+        (x, y, z), true where a peak may lie; neighbours outside do not count.
     """
     inside = np.asarray(above, dtype=bool)
     values = np.where(inside, np.asarray(stat3d, dtype=np.float64), -np.inf)

@@ -41,7 +41,15 @@ def t_log_sf(t: npt.ArrayLike, df: float) -> Float64:
 
 
 def f_log_sf(f: npt.ArrayLike, df: tuple[float, float]) -> Float64:
-    """Return ln P(F >= f) for Fisher's F with ``df`` = (numerator, denominator) degrees of freedom."""
+    """Return ln P(F >= f) for Fisher's F.
+
+    Parameters
+    ----------
+    f
+        Statistic, any shape; below 0 counts as 0. NaN gives NaN.
+    df
+        (numerator, denominator) degrees of freedom, > 0; need not be whole.
+    """
     numerator, denominator = df
     value = np.maximum(np.asarray(f, dtype=np.float64), 0.0)
     tail = np.asarray(special.fdtrc(numerator, denominator, value), dtype=np.float64)
@@ -63,7 +71,19 @@ def z_log_sf(z: npt.ArrayLike) -> Float64:
 def log_sf(value: npt.ArrayLike, df: float | tuple[float, float], statistic: Statistic = "T") -> Float64:
     """Return ln P(S >= value) for S distributed as ``statistic``.
 
-    ``df`` is a number for "T", a pair (numerator, denominator) for "F" and is not used for "Z".
+    Parameters
+    ----------
+    value
+        Statistic, any shape.
+    df
+        A number for "T", a pair (numerator, denominator) for "F", not used for "Z".
+    statistic
+        "T", "F" or "Z".
+
+    Raises
+    ------
+    ValueError
+        If "F" comes without a pair of degrees of freedom.
     """
     if statistic == "T":
         return t_log_sf(value, denominator_df(df))
@@ -120,6 +140,13 @@ def critical_value(p: float, df: float | tuple[float, float], statistic: Statist
     ----------
     p
         One-sided, between 0 and 1.
+    df, statistic
+        As in :func:`log_sf`.
+
+    Raises
+    ------
+    ValueError
+        If "F" comes without a pair of degrees of freedom.
     """
     if statistic == "T":
         return float(-special.stdtrit(denominator_df(df), p))

@@ -24,7 +24,22 @@ class Equivalence:
     """Two one-sided tests of an effect against bounds, all in the units of the data.
 
     ``p`` is the larger of the two one-sided p values; ``equivalent`` is ``p < alpha``, which is the same as saying
-    that ``ci`` (confidence 1 - 2 alpha) lies within the bounds. ``ci_95`` is for reporting the effect.
+    that ``ci`` (confidence 1 - 2 alpha) lies within the bounds.
+
+    Attributes
+    ----------
+    kind, effect, standard_error, df
+        Of the t test behind it; the effect is a mean or a difference of means.
+    bounds
+        Named beforehand.
+    p_above_lower, p_below_upper
+        One-sided p of the effect above the lower and below the upper bound.
+    p, alpha, equivalent
+        The larger of the two, the level, and whether p is below it.
+    ci, ci_95
+        Intervals of the effect at 1 - 2 alpha and, for reporting, at 95 %.
+    differs
+        Whether the effect differs from zero, two-sided, at alpha.
     """
 
     kind: str
@@ -44,7 +59,17 @@ class Equivalence:
 
 @dataclass(frozen=True)
 class NullReading:
-    """What a comparison says about the absence of an effect: ``verdict`` and a sentence for the report."""
+    """What a comparison says about the absence of an effect.
+
+    Attributes
+    ----------
+    verdict
+        ``equivalent``, ``different``, ``different but within the bounds`` or ``undecided``.
+    sentence
+        For the report.
+    bayes, equivalence
+        What it was read from.
+    """
 
     verdict: str
     sentence: str
@@ -97,7 +122,17 @@ def tost_p(effect: ArrayLike, standard_error: ArrayLike, df: float, bounds: tupl
 def confidence_interval(
     effect: ArrayLike, standard_error: ArrayLike, df: float, *, confidence: float = 0.95
 ) -> tuple[Floats, Floats]:
-    """Return the two-sided interval effect -/+ t(df) se, for scalars or maps."""
+    """Return the two-sided interval effect -/+ t(df) se, for scalars or maps.
+
+    Parameters
+    ----------
+    effect, standard_error
+        Arrays of one shape, in the units of the data.
+    df
+        Degrees of freedom.
+    confidence
+        Coverage, a proportion.
+    """
     estimate, error = np.asarray(effect, dtype=np.float64), np.asarray(standard_error, dtype=np.float64)
     half = float(stats.t.isf((1.0 - confidence) / 2.0, df)) * error
     return np.asarray(estimate - half), np.asarray(estimate + half)
@@ -154,20 +189,33 @@ def tost_two_sample(
     alpha: float = 0.05,
     equal_var: bool = False,
 ) -> Equivalence:
-    """Test whether the difference of two group means lies within ``bounds`` (Welch unless ``equal_var``)."""
+    """Test whether the difference of two group means lies within ``bounds`` (Welch unless ``equal_var``).
+
+    Parameters
+    ----------
+    first, second
+        Vectors of values, one per participant.
+    bounds, alpha
+        As in :func:`equivalence_of`, which also says what is refused.
+    equal_var
+        Pool the variances.
+    """
     test = student_test(first, second) if equal_var else welch_test(first, second)
     return equivalence_of(test, bounds, alpha=alpha)
 
 
 def tost_one_sample(values: ArrayLike, bounds: tuple[float, float], *, alpha: float = 0.05) -> Equivalence:
-    """Test whether a mean lies within ``bounds``."""
+    """Test whether the mean of ``values`` (n,) lies within ``bounds``; see :func:`equivalence_of`."""
     return equivalence_of(one_sample_test(values), bounds, alpha=alpha)
 
 
 def tost_paired(
     first: ArrayLike, second: ArrayLike, bounds: tuple[float, float], *, alpha: float = 0.05
 ) -> Equivalence:
-    """Test whether the mean of first - second over pairs lies within ``bounds``."""
+    """Test whether the mean of first - second over pairs, both (n,), lies within ``bounds``.
+
+    See :func:`equivalence_of`.
+    """
     return equivalence_of(paired_test(first, second), bounds, alpha=alpha)
 
 

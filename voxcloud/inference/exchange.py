@@ -25,7 +25,9 @@ class Relabelling:
     ``interest`` (n,) is the unit vector that carries the contrast: t = interest'y sqrt(df) / |residual|.
     ``nuisance`` (n, q) is an orthonormal basis of the rest of the model; ``moving`` holds those of its columns that a
     relabelling can bring into play (after permutations the constant cannot). ``scale`` turns interest'y into the
-    effect c'b. Number 0 is the observed data; 1 to ``n_permutations`` are the relabellings.
+    effect c'b. Number 0 is the observed data; 1 to ``n_permutations`` are the relabellings. ``kind`` is permutation
+    or sign-flip; ``exact`` says that each of the ``n_possible`` is taken once, otherwise they are drawn with ``seed``.
+    ``groups`` holds the rows that may be exchanged with one another, ``rows`` numbers equal rows of the design alike.
     """
 
     kind: str

@@ -27,7 +27,17 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, order=True)
 class SearchKey:
-    """Names one search; two looks with the same key are one search."""
+    """Names one search; two looks with the same key are one search.
+
+    Attributes
+    ----------
+    model, map, label
+        Which fit; ``label`` is the tissue, or empty.
+    coefficient, contrast, direction
+        Which question.
+    volume
+        Where: the analysis mask or the name of a search volume.
+    """
 
     model: str
     map: str
@@ -52,7 +62,13 @@ def expected_false_positives(alphas: Iterable[float]) -> float:
 
 
 def bonferroni(p: npt.ArrayLike, n_searches: int) -> Float64:
-    """Return min(1, N p): the family-adjusted p of clusters, peaks or searches."""
+    """Return min(1, N p): the family-adjusted p of clusters, peaks or searches, in the shape of ``p``.
+
+    Raises
+    ------
+    ValueError
+        If the family is empty.
+    """
     if n_searches < 1:
         raise ValueError(f"A family holds at least one search, found {n_searches}.")
     return np.asarray(np.minimum(1.0, n_searches * np.asarray(p, dtype=np.float64)))

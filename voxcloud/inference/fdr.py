@@ -37,6 +37,8 @@ def voxelwise_fdr(p: npt.ArrayLike) -> Float64:
 def cluster_fdr(p_uncorrected: npt.ArrayLike) -> Float64:
     """Return topological q-values of clusters from the uncorrected p of *all* clusters above the threshold.
 
+    Benjamini and Hochberg's step-up over clusters, (c,).
+
     References
     ----------
     1. Chumbley and Friston, NeuroImage 44:62 (2009), doi:10.1016/j.neuroimage.2008.05.021
@@ -47,7 +49,17 @@ def cluster_fdr(p_uncorrected: npt.ArrayLike) -> Float64:
 def p_peak(
     value: npt.ArrayLike, u: float, df: DegreesOfFreedom, resel_counts: npt.ArrayLike, statistic: Statistic = "T"
 ) -> Float64:
-    """Return P(a peak above u reaches ``value``) = E[clusters above value] / E[clusters above u]."""
+    """Return P(a peak above u reaches ``value``) = E[clusters above value] / E[clusters above u].
+
+    Parameters
+    ----------
+    value
+        Heights of peaks, any shape, at or above u.
+    u
+        Height threshold above which peaks were listed, in units of the statistic.
+    df, resel_counts, statistic
+        As in ``random_field.expected_clusters``.
+    """
     above = expected_clusters(value, df, resel_counts, statistic)
     return np.asarray(above / expected_clusters(u, df, resel_counts, statistic), dtype=np.float64)
 
@@ -56,6 +68,8 @@ def peak_fdr(
     peaks: npt.ArrayLike, u: float, df: DegreesOfFreedom, resel_counts: npt.ArrayLike, statistic: Statistic = "T"
 ) -> Float64:
     """Return topological q-values of peaks from the heights of *all* local maxima above u.
+
+    Benjamini and Hochberg's step-up over the p of :func:`p_peak`, whose parameters these are.
 
     References
     ----------

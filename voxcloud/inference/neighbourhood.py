@@ -80,6 +80,13 @@ def neighbourhood_of(voxel_index: ArrayLike, shape: Sequence[int], *, connectivi
 def label_above(values: Floats, threshold: float, neighbourhood: Neighbourhood) -> tuple[Ints, NDArray[np.int32], int]:
     """Label the clusters of voxels with a value above ``threshold``.
 
+    Parameters
+    ----------
+    values
+        (v,), in the order of the neighbourhood's voxels.
+    threshold
+        In units of the values.
+
     Returns
     -------
     tuple
@@ -108,7 +115,17 @@ def sizes_and_masses(values: Floats, threshold: float, where: Neighbourhood) -> 
 
 
 def tfce_maps(values: Floats, where: Neighbourhood) -> Floats:
-    """TFCE (E = 0.5, H = 2) of maps (m, v); negative values are left out."""
+    """Return the TFCE of maps (m, v): the integral over h of extent(h)^0.5 h^2 dh; negative values are left out.
+
+    Raises
+    ------
+    DesignError
+        If the package ``tfce`` is not installed.
+
+    References
+    ----------
+    1. Smith and Nichols, NeuroImage 44:83 (2009), doi:10.1016/j.neuroimage.2008.03.061
+    """
     try:
         enhance = importlib.import_module("tfce").tfce
     except ImportError as error:

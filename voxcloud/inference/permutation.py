@@ -27,7 +27,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PermutedCluster:
-    """One cluster of the observed map; ``mass`` is the sum of |t| - threshold over its voxels."""
+    """One cluster of the observed map.
+
+    Attributes
+    ----------
+    label, direction
+        Its number in the map of labels; ``greater`` or ``less``.
+    size_voxels, mass
+        Voxels, and the sum of |t| - threshold over them.
+    peak_t, peak_voxel
+        The most extreme t and its position in the vector of voxels.
+    p_fwe_size, p_fwe_mass
+        (1 + maxima that reach it) / (1 + relabellings), over size and over mass.
+    """
 
     label: int
     direction: str
@@ -46,7 +58,9 @@ class PermutationResult:
     ``t``, ``effect``, ``p_uncorrected`` and ``p_fwe`` are (v,), NaN at voxels where nothing varies. ``max_t``,
     ``max_size``, ``max_mass`` and ``max_tfce`` are the null distributions (n_permutations,), without the observed
     value, in the direction of the alternative (|t| if two-sided). ``labels`` (v,) numbers the clusters from 1.
-    The smallest p possible is 1 / (1 + n_permutations).
+    ``tfce`` and ``p_fwe_tfce`` are (v,), signed, and None unless asked for. ``df`` are error degrees of freedom;
+    ``kind`` is permutation or sign-flip; with ``exact`` all ``n_possible`` relabellings were taken, otherwise they were
+    drawn with ``seed``; ``cluster_threshold`` is in t. The smallest p possible is 1 / (1 + n_permutations).
     """
 
     t: Floats
@@ -92,6 +106,11 @@ def prepare_permutation(
 
     With :func:`~voxcloud.inference.permutation_null.null_part` and :func:`finish_permutation` the work can be cut
     into ranges of relabellings that run anywhere; the result is the same to the last bit.
+
+    Raises
+    ------
+    DesignError, ContrastError, MaskError
+        As :func:`permutation_test`.
     """
     if (voxel_index is None) != (shape is None):
         raise DesignError(
@@ -262,7 +281,14 @@ def _clusters(
 
 
 def finish_permutation(problem: PermutationProblem, parts: Sequence[NullPart]) -> PermutationResult:
-    """Join the parts of the null distribution and compute every p value.
+    """Join the parts of the null distribution and compute every p value, (1 + b) / (1 + n).
+
+    Parameters
+    ----------
+    problem
+        What ``prepare_permutation`` made.
+    parts
+        Null parts that together cover relabellings 1 to ``n_permutations``, in any order.
 
     Raises
     ------

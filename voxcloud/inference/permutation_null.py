@@ -30,7 +30,9 @@ _TIE = 1e-9
 class PermutationProblem:
     """Everything that the relabellings need.
 
-    ``residual`` (n, w) is what the nuisance model leaves of the data, at the w voxels where anything ``varies`` (v,).
+    ``residual`` (n, w) is what the nuisance model leaves of the data, at the w voxels where anything ``varies`` (v,);
+    ``sum_squares`` (w,) are its sums of squares. ``neighbourhood`` and ``threshold`` (in t) are there for clusters,
+    ``neighbourhood`` and ``tfce`` for TFCE.
     """
 
     relabelling: Relabelling
@@ -45,7 +47,11 @@ class PermutationProblem:
 
 @dataclass(frozen=True)
 class NullPart:
-    """Maxima of the relabellings ``first`` to ``last`` - 1, and per voxel how many of them reach the observed value."""
+    """Maxima of the relabellings ``first`` to ``last`` - 1, and per voxel how many of them reach the observed value.
+
+    ``max_t``, ``max_size`` (voxels), ``max_mass`` (sum of t - threshold) and ``max_tfce`` are (last - first,), 0 for
+    what was not asked for; ``reached`` is (w,).
+    """
 
     first: int
     last: int
@@ -65,6 +71,21 @@ def build_problem(
     tfce: bool,
 ) -> PermutationProblem:
     """Check the data against the plan and take the nuisance part out of them.
+
+    Parameters
+    ----------
+    data
+        (n, v), finite.
+    relabelling
+        Of the same n rows.
+    alternative
+        ``greater``, ``less`` or ``two-sided``.
+    where
+        Places of the v voxels, for clusters or TFCE.
+    cluster_forming_p
+        Of the alternative: halved for each direction of a two-sided one.
+    tfce
+        Whether TFCE is wanted.
 
     Raises
     ------
@@ -167,7 +188,15 @@ def towards(t: Floats, alternative: str) -> Floats:
 
 
 def null_part(problem: PermutationProblem, observed: Floats, first: int, last: int) -> NullPart:
-    """Compute the relabellings ``first`` to ``last`` - 1; parts can be computed anywhere and joined."""
+    """Compute the relabellings ``first`` to ``last`` - 1; parts can be computed anywhere and joined.
+
+    Parameters
+    ----------
+    problem
+        What ``build_problem`` made.
+    observed
+        (w,), observed t in the direction of the alternative (``towards``).
+    """
     floor = first - first % _BATCH
     order, sign = problem.relabelling.indices(floor, last)
     missing = -order.shape[0] % _BATCH

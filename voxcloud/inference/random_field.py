@@ -31,7 +31,12 @@ def resels(mask3d: npt.ArrayLike, fwhm_voxels: npt.ArrayLike) -> Float64:
 
     Returns
     -------
-    (4,) resel counts.
+    (4,) resel counts. A box of a x b x c voxels has (1, sum (a-1)/F, sum of products of two, product of all three).
+
+    Raises
+    ------
+    MaskError
+        If no voxel is inside.
 
     References
     ----------
@@ -62,6 +67,22 @@ def resels(mask3d: npt.ArrayLike, fwhm_voxels: npt.ArrayLike) -> Float64:
 
 def ec_density(u: npt.ArrayLike, df: DegreesOfFreedom, statistic: Statistic = "T") -> Float64:
     """Return Euler characteristic densities per resel in 0 to 3 dimensions (table II of [1]), (4,) + shape of ``u``.
+
+    rho_0 is P(S >= u). For t with v degrees of freedom, B = 4 ln 2 and g = (1 + u^2 / v)^(-(v - 1) / 2):
+    rho_1 = B^(1/2) / (2 pi) g, rho_2 = B / (2 pi)^(3/2) Gamma((v + 1) / 2) / (Gamma(v / 2) (v / 2)^(1/2)) u g,
+    rho_3 = B^(3/2) / (2 pi)^2 ((v - 1) / v u^2 - 1) g.
+
+    Parameters
+    ----------
+    u
+        Height in units of the statistic, any shape.
+    df
+        Error degrees of freedom, or (numerator, denominator) for "F"; not used for "Z".
+
+    Raises
+    ------
+    ValueError
+        If "F" comes without a pair of degrees of freedom.
 
     References
     ----------
@@ -153,7 +174,11 @@ def expected_clusters(
 def expected_resels_per_cluster(
     u: float, df: DegreesOfFreedom, resel_counts: npt.ArrayLike, statistic: Statistic = "T"
 ) -> float:
-    """Return the expected size of a cluster in resels: P(S >= u) R_D / (R_D rho_D(u)), D the highest dimension."""
+    """Return the expected size of a cluster in resels: P(S >= u) / rho_D(u), D the highest dimension with resels.
+
+    The expected number of voxels above u over the expected number of clusters, both in dimension D alone, as SPM12
+    has it. Times the voxels per resel it is in voxels. Parameters as in :func:`expected_clusters`.
+    """
     d = _dimensions(resel_counts).size
     density = _positive_densities(u, df, statistic, d)
     return float(density[0] / density[d - 1])
@@ -163,6 +188,15 @@ def p_cluster_uncorrected(
     k_resels: npt.ArrayLike, u: float, df: DegreesOfFreedom, resel_counts: npt.ArrayLike, statistic: Statistic = "T"
 ) -> Float64:
     """Return P(a cluster above u has at least k resels) = exp(-(Gamma(D/2 + 1) k / E[k])^(2/D)).
+
+    Parameters
+    ----------
+    k_resels
+        Sizes in resels, any shape: voxels / product of the widths in voxels.
+    u
+        Cluster-forming threshold.
+    df, resel_counts, statistic
+        As in :func:`expected_clusters`; D is the highest dimension with resels, 1 is returned for D = 0.
 
     References
     ----------
@@ -199,7 +233,21 @@ def p_peak_fwe(
     n_voxels: int | None = None,
     statistic: Statistic = "T",
 ) -> Float64:
-    """Return the familywise p of a peak: the smaller of random field theory and Bonferroni over ``n_voxels``."""
+    """Return the familywise p of a peak: min(1 - exp(-E[c](value)), n_voxels P(S >= value)).
+
+    Parameters
+    ----------
+    value
+        Heights, any shape.
+    n_voxels
+        Voxels of the search volume; without it Bonferroni's bound is left out.
+    df, resel_counts, statistic
+        As in :func:`expected_clusters`.
+
+    References
+    ----------
+    1. Worsley et al., Hum Brain Mapp 4:58 (1996), doi:10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O
+    """
     field = -np.expm1(-expected_clusters(value, df, resel_counts, statistic))
     if n_voxels is None:
         return np.asarray(field, dtype=np.float64)
@@ -215,7 +263,14 @@ def p_set(
     resel_counts: npt.ArrayLike,
     statistic: Statistic = "T",
 ) -> float:
-    """Return P(at least ``n_clusters`` clusters of at least ``k_resels``) by the Poisson clumping heuristic."""
+    """Return P(at least ``n_clusters`` clusters of at least ``k_resels``) by the Poisson clumping heuristic.
+
+    1 - sum over i < n of exp(-m) m^i / i!, with m = E[c] P(size >= k).
+
+    References
+    ----------
+    1. Friston et al., NeuroImage 4:223 (1996), doi:10.1006/nimg.1996.0074
+    """
     if n_clusters == 0:
         return 1.0
     p = p_cluster_uncorrected(k_resels, u, df, resel_counts, statistic)
@@ -230,7 +285,7 @@ def height_threshold_fwe(
     n_voxels: int | None = None,
     statistic: Statistic = "T",
 ) -> float:
-    """Return the height at which a peak's familywise p is ``alpha``."""
+    """Return the height, in units of the statistic, at which a peak's familywise p (``p_peak_fwe``) is ``alpha``."""
 
     def excess(u: float) -> float:
         return float(-np.expm1(-expected_clusters(u, df, resel_counts, statistic))) - alpha
@@ -253,7 +308,17 @@ def extent_threshold_fwe(
     voxels_per_resel: float,
     statistic: Statistic = "T",
 ) -> int:
-    """Return the smallest number of voxels with which a cluster's familywise p is at most ``alpha``."""
+    """Return the smallest number of voxels with which a cluster's familywise p is at most ``alpha``.
+
+    The inverse of ``p_cluster_fwe``.
+
+    Parameters
+    ----------
+    u
+        Cluster-forming threshold.
+    voxels_per_resel
+        Product of the widths in voxels.
+    """
     d = _dimensions(resel_counts).size - 1
     rate = float(expected_clusters(u, df, resel_counts, statistic))
     p = -np.log1p(-alpha) / rate

@@ -27,9 +27,22 @@ EXACT_LIMIT = 100
 class RankTest:
     """A Wilcoxon test: the statistic, z, and both p values.
 
-    ``statistic`` is the sum of the ranks of the positive values (signed rank) or of the first group (rank sum);
-    ``n`` counts what was ranked, ``n_zero`` the zeros that were dropped before; ``p_exact`` is NaN above 100 values;
-    ``rank_biserial`` runs from -1 to 1.
+    Attributes
+    ----------
+    kind, alternative
+        Which test, in which direction.
+    statistic
+        Sum of the ranks of the positive values (signed rank) or of the first group (rank sum).
+    z, p_normal
+        Normal approximation with ties and without continuity correction.
+    p_exact
+        Over all signs or divisions of the ranks as they are, ties included; NaN above 100 values.
+    n, n_zero, n_tied
+        What was ranked, per group; zeros that were dropped before; values that are tied.
+    rank_biserial
+        -1 to 1: balance of positive and negative ranks, or of all pairs between the groups.
+    median
+        Of the values or differences, or the difference of the groups' medians, in their units.
     """
 
     kind: str
@@ -52,7 +65,7 @@ class RankTest:
 
 @dataclass(frozen=True)
 class NormalityTest:
-    """Shapiro-Wilk's W and its p."""
+    """Shapiro-Wilk's W (``w``, 0 to 1, 1 is normal), its p, and the number of values."""
 
     w: float
     p: float
@@ -165,7 +178,13 @@ def wilcoxon_one_sample(values: ArrayLike, *, null: float = 0.0, alternative: st
 
 
 def wilcoxon_signed_rank(first: ArrayLike, second: ArrayLike, *, alternative: str = "two-sided") -> RankTest:
-    """Compare pairs by the signed ranks of first - second; see :func:`wilcoxon_one_sample`."""
+    """Compare pairs by the signed ranks of first - second, both (n,); see :func:`wilcoxon_one_sample`.
+
+    Raises
+    ------
+    DesignError
+        If the vectors differ in length or no pair differs.
+    """
     return _signed_rank("Wilcoxon signed-rank", paired_differences(first, second), alternative)
 
 

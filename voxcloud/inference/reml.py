@@ -92,6 +92,15 @@ def pool_covariance(
         Columns that are not of interest; default none, the F test is of the whole design.
     selection_p
         Voxels with a larger p do not enter.
+
+    Raises
+    ------
+    DesignError
+        If the F test has no degrees of freedom left.
+
+    References
+    ----------
+    1. Friston et al., NeuroImage 16:484 (2002), doi:10.1006/nimg.2002.1091
     """
     data, design = np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64)
     n = data.shape[0]
@@ -222,7 +231,21 @@ def _damped_step(gradient: Float64, information: Float64, log_rate: float) -> Fl
 
 
 def effective_df(v: npt.ArrayLike, x: npt.ArrayLike) -> float:
-    """Return the Satterthwaite degrees of freedom tr(RV)^2 / tr(RVRV), R the residual-forming matrix of ``x``."""
+    """Return the Satterthwaite degrees of freedom tr(RV)^2 / tr(RVRV), R = I - X X^+.
+
+    n - rank for V = I, and so after whitening.
+
+    Parameters
+    ----------
+    v
+        (n, n), covariance of the rows.
+    x
+        (n, p), design; rank deficiency is allowed.
+
+    References
+    ----------
+    1. Worsley and Friston, NeuroImage 2:173 (1995), doi:10.1006/nimg.1995.1023
+    """
     covariance = np.asarray(v, dtype=np.float64)
     basis = _column_space(np.asarray(x, dtype=np.float64))
     rv = covariance - basis @ (basis.T @ covariance)

@@ -77,10 +77,18 @@ class SearchResult:
         (v,), the id of the cluster that each voxel of the mask belongs to, 0 for none.
     n_clusters_all, set_p
         Clusters of any size, and the probability of at least as many.
-    height_threshold
-        Cluster-forming threshold in units of the statistic.
+    statistic, df
+        What was searched.
+    cluster_forming_p, height_threshold
+        Cluster-forming threshold as p and in units of the statistic.
+    min_extent, alpha
+        As asked for.
     n_voxels, resels
         Of the search volume.
+    fwhm_voxels
+        Smoothness of the analysis mask per axis.
+    expected_clusters, expected_voxels_per_cluster
+        By chance, above the threshold, in the search volume.
     height_fwe, extent_fwe
         Height of a peak, and size of a cluster in voxels, whose familywise p is ``alpha``.
     height_fdr
@@ -122,6 +130,15 @@ class SearchResult:
 
 def check_forming_p(p: float, df: DegreesOfFreedom, statistic: Statistic = "T", *, accept_liberal: bool) -> None:
     """Refuse a cluster-forming threshold that is no p-value, or a liberal one that nobody accepted.
+
+    Parameters
+    ----------
+    p
+        One-sided.
+    df, statistic
+        Of the map; they tell, in the message, which p a statistic stands for.
+    accept_liberal
+        Allow p above 0.001.
 
     Raises
     ------

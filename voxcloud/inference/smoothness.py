@@ -76,7 +76,7 @@ class Smoothness:
 
 
 def residual_rows(n: int, limit: int = MAX_RESIDUAL_IMAGES) -> Int64:
-    """Return which of n residual images enter the smoothness: all, or ``limit`` of them evenly spaced."""
+    """Return which of n residual images enter the smoothness, as row numbers: all, or ``limit`` evenly spaced."""
     if n <= limit:
         return np.arange(n, dtype=np.int64)
     # Halves go up, as in MATLAB's round; numpy's would go to the even neighbour.
@@ -164,7 +164,10 @@ def smoothness_of_array(
     *,
     n_scans: int | None = None,
 ) -> Smoothness:
-    """Estimate the smoothness of standardised residuals (n_images, v) that are in memory."""
+    """Estimate the smoothness of standardised residuals (n_images, v) that are in memory.
+
+    Parameters and errors as in :func:`estimate_smoothness`.
+    """
     values = np.asarray(residuals)
     return estimate_smoothness(
         lambda start, stop: values[:, start:stop], values.shape[0], voxel_index, shape, erdf, n_scans=n_scans

@@ -18,8 +18,20 @@ Floats = NDArray[np.float64]
 class TTest:
     """One t test with the interval that belongs to it.
 
-    ``effect`` is the mean, or the difference of means, in the units of the data; ``ci`` is its two-sided interval at
-    ``confidence``; ``cohens_d`` divides by the pooled standard deviation (two samples) or by that of the values.
+    Attributes
+    ----------
+    kind
+        Welch, Student, one-sample or paired.
+    t, df, p
+        The test; p is two-sided.
+    effect, standard_error
+        The mean (less the null), or the difference of means, in the units of the data.
+    ci, confidence
+        Two-sided interval of the effect and its level.
+    cohens_d
+        The effect over the pooled standard deviation (two samples) or over that of the values.
+    n
+        One size per group.
     """
 
     kind: str
@@ -137,12 +149,18 @@ def two_sample_from_summary(
 
 
 def student_test(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> TTest:
-    """Compare two groups by the equal-variance t test, whose t the two-sample Bayes factor takes."""
+    """Compare two groups (n1,) and (n2,) by the equal-variance t test, whose t the two-sample Bayes factor takes.
+
+    Formula and errors as in :func:`two_sample_from_summary`.
+    """
     return _two_sample(first, second, equal_var=True, confidence=confidence)
 
 
 def welch_test(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> TTest:
-    """Compare two groups by Welch's t test, which does not assume equal variances."""
+    """Compare two groups (n1,) and (n2,) by Welch's t test, which does not assume equal variances.
+
+    Formula and errors as in :func:`two_sample_from_summary`.
+    """
     return _two_sample(first, second, equal_var=False, confidence=confidence)
 
 
@@ -158,7 +176,22 @@ def _two_sample(first: ArrayLike, second: ArrayLike, *, equal_var: bool, confide
 
 
 def one_sample_test(values: ArrayLike, *, null: float = 0.0, confidence: float = 0.95) -> TTest:
-    """Test whether a mean differs from ``null``: t = (m - null) sqrt(n) / s, n - 1 degrees of freedom."""
+    """Test whether a mean differs from ``null``: t = (m - null) sqrt(n) / s, n - 1 degrees of freedom.
+
+    Parameters
+    ----------
+    values
+        (n,), one per participant.
+    null
+        In the units of the values.
+    confidence
+        Level of the interval, which is of the mean less ``null``.
+
+    Raises
+    ------
+    DesignError
+        If there are fewer than two finite values or they do not vary.
+    """
     x = checked_sample(values, "one-sample t")
     sd = float(x.std(ddof=1))
     effect = float(x.mean()) - null
@@ -184,6 +217,12 @@ def paired_differences(first: ArrayLike, second: ArrayLike) -> Floats:
 
 
 def paired_test(first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> TTest:
-    """Test whether the mean of first - second differs from zero, over pairs."""
+    """Test whether the mean of first - second differs from zero, over pairs, both (n,).
+
+    Raises
+    ------
+    DesignError
+        If the vectors differ in length, or as in :func:`one_sample_test`.
+    """
     result = one_sample_test(paired_differences(first, second), confidence=confidence)
     return TTest(**{**result.__dict__, "kind": "paired t"})

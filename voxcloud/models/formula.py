@@ -58,6 +58,11 @@ def check_formula(formula: str, columns: Iterable[str]) -> frozenset[str]:
     The formula is parsed, never evaluated. Only column names, 0 and 1, ``+ - * : ~ ( )``, ``C()``, ``center()`` and
     ``scale()`` pass, because formulaic would run everything else as Python.
 
+    Parameters
+    ----------
+    formula : right-hand side in Wilkinson's notation, e.g. ``group + age``.
+    columns : names of the table's columns.
+
     Raises
     ------
     FormulaError

@@ -57,9 +57,10 @@ class ContrastInfluence:
     t, df, p : the contrast over everybody.
     loo_t, loo_p : (n,) the same without each participant; NaN where the contrast cannot be estimated without them.
     largest_participant, largest_share : who has the largest share.
-    loo_t_min, loo_t_max : range of ``loo_t``, with the participants left out for them.
+    loo_t_min, loo_t_max : range of ``loo_t``.
+    loo_t_min_participant, loo_t_max_participant : who was left out for them.
     crosses : (n,) whether leaving that participant out moves p across alpha.
-    flagged : whether anybody's does.
+    flagged, flagged_participants : whether anybody's does, and whose.
     """
 
     participant_ids: tuple[str, ...]
@@ -101,6 +102,13 @@ def between_participant_test(
     X : (n, p) design.
     weights : (p,) contrast.
     df : degrees of freedom; n - rank by default.
+    alternative : direction of p.
+    level : coverage of the two-sided interval.
+
+    Raises
+    ------
+    DesignError
+        If the values are not a vector of finite numbers or do not fit the design.
     """
     y = np.asarray(values, dtype=np.float64)
     if y.ndim != 1 or not np.isfinite(y).all():
@@ -125,6 +133,12 @@ def cross_validated_test(
 
     ``held_out`` is NaN for whoever's removal leaves no cluster; those rows are left out. Their absence favours the
     cluster, so ``n`` belongs beside the result. None where the contrast cannot be tested on the rows that are left.
+
+    Parameters
+    ----------
+    held_out : (n,) value of each participant, NaN where there is none.
+    X : (n, p) design, whitened like the values where the model is.
+    weights : (p,) contrast.
 
     References
     ----------
@@ -193,6 +207,12 @@ def contrast_shares(values: npt.ArrayLike, X: npt.ArrayLike, weights: npt.ArrayL
     ``share_i = a_i e_i / c'b = a_i^2 / |a|^2 + a_i r_i / c'b``. A share does not change when a constant or a multiple
     of a covariate is added to all values. One person who alone is not zero has a share near 1; a person who goes
     against the contrast has a negative one, and others may then exceed 1.
+
+    Parameters
+    ----------
+    values : (n,) or (n, v).
+    X : (n, p) design.
+    weights : (p,) contrast.
     """
     y = np.asarray(values, dtype=np.float64)
     parts = _Parts(y if y.ndim == 2 else y[:, None], X, weights, None)
@@ -252,6 +272,12 @@ def crosses_alpha(p: float, loo_p: npt.ArrayLike, alpha: float) -> Bools:
     test.
 
     A NaN, where the contrast cannot be estimated without them, counts as not significant.
+
+    Parameters
+    ----------
+    p : with everybody.
+    loo_p : (n,) without each.
+    alpha : level of the decision.
     """
     return np.asarray((np.asarray(loo_p, dtype=np.float64) < alpha) != (p < alpha))
 

@@ -44,6 +44,11 @@ def repeated_rows_refused(participant_ids: Sequence[str]) -> None:
 def find_pairs(participant_ids: Sequence[str], conditions: Sequence[str], first: str, second: str) -> Pairs:
     """Find each participant's rows of two conditions (sessions) by name.
 
+    Parameters
+    ----------
+    participant_ids, conditions : one per row.
+    first, second : the two conditions; differences are second - first.
+
     Raises
     ------
     DesignError
@@ -78,6 +83,11 @@ def find_pairs(participant_ids: Sequence[str], conditions: Sequence[str], first:
 
 def paired_differences(Y: npt.ArrayLike, pairs: Sequence[tuple[int, int]]) -> Floats:
     """Return ``Y[second] - Y[first]`` of each pair of rows, shape (pairs, v), float64.
+
+    Parameters
+    ----------
+    Y : (images, v) maps, in their own unit.
+    pairs : (first, second) row of each participant.
 
     Raises
     ------

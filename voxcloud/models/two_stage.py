@@ -57,6 +57,7 @@ class VisitPlan:
     left_out : participant -> why they enter no coefficient.
     complete : term -> variance factor of the complete design.
     complete_days : its days.
+    min_visits, max_variance_ratio, weights, accept_unequal_variance : as asked for.
     """
 
     basis: TimeBasis
@@ -282,7 +283,13 @@ def participant_coefficients(Y: npt.ArrayLike, plan: VisitPlan) -> dict[str, Flo
 
     Returns
     -------
-    coefficient (``intercept`` and the terms) -> (participants_of(coefficient), v) float64
+    coefficient (``intercept`` and the terms) -> (participants_of(coefficient), v) float64, in units of the map per unit
+    of the basis' term
+
+    Raises
+    ------
+    DesignError
+        If Y has fewer rows than the plan.
     """
     data = np.asarray(Y)
     largest = max(max(v.rows) for v in plan.visits.values())
