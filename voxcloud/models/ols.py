@@ -57,7 +57,32 @@ class OLSFit:
             return np.asarray(self.residuals(Y, rows) / np.sqrt(_nan_where_constant(self.resms)))
 
 
-def fit_ols(Y: npt.ArrayLike, X: npt.ArrayLike, *, df: float | None = None) -> OLSFit:
+@dataclass(frozen=True)
+class PreparedDesign:
+    """A design with its generalised inverse: what several calls of ``fit_ols`` on blocks of one map share."""
+
+    X: Floats
+    pinv: Floats
+    xtx_inv: Floats
+    rank: int
+
+
+def prepare_design(X: npt.ArrayLike) -> PreparedDesign:
+    """Decompose a design once.
+
+    Raises
+    ------
+    DesignError
+        If it is not a finite matrix, or has no column that is not zero.
+    """
+    design = np.asarray(X, dtype=np.float64)
+    if design.ndim != 2:
+        raise DesignError(f"fit: expected a design of rows and columns, found shape {design.shape}.")
+    pinv, rank = scaled_pinv(design)
+    return PreparedDesign(design, pinv, pinv @ pinv.T, rank)
+
+
+def fit_ols(Y: npt.ArrayLike, X: npt.ArrayLike | PreparedDesign, *, df: float | None = None) -> OLSFit:
     """Fit ``Y = X beta + e`` by least squares, ``beta = X^+ Y``, ``resms = |Y - X beta|^2 / df``.
 
     Arithmetic is float64 in tiles of fixed width, so that a voxel's result has the same bits in any block of voxels and
@@ -67,7 +92,8 @@ def fit_ols(Y: npt.ArrayLike, X: npt.ArrayLike, *, df: float | None = None) -> O
     Parameters
     ----------
     Y : (n, v) data, float32 or float64; a NaN makes its own voxel NaN and no other.
-    X : (n, p) design; rank deficiency is allowed, inestimable contrasts must have been refused before.
+    X : (n, p) design, or what ``prepare_design`` made of it; rank deficiency is allowed, inestimable contrasts must
+        have been refused before.
     df : degrees of freedom of the residual variance; n - rank by default.
 
     Raises
@@ -75,12 +101,12 @@ def fit_ols(Y: npt.ArrayLike, X: npt.ArrayLike, *, df: float | None = None) -> O
     DesignError
         If shapes do not fit, the design is not finite, or no degree of freedom is left.
     """
-    data, design = np.asarray(Y), np.asarray(X, dtype=np.float64)
-    if data.ndim != 2 or design.ndim != 2 or len(data) != len(design):
+    data, prepared = np.asarray(Y), X if isinstance(X, PreparedDesign) else prepare_design(X)
+    design, rank = prepared.X, prepared.rank
+    if data.ndim != 2 or len(data) != len(design):
         raise DesignError(
             f"fit: expected as many rows of data as of design, found shapes {data.shape} and {design.shape}."
         )
-    pinv, rank = scaled_pinv(design)
     free = float(len(design) - rank) if df is None else float(df)
     if not free > 0:
         raise DesignError(
@@ -89,9 +115,23 @@ def fit_ols(Y: npt.ArrayLike, X: npt.ArrayLike, *, df: float | None = None) -> O
         )
     beta = np.empty((design.shape[1], data.shape[1]))
     rss = np.empty(data.shape[1])
-    _fit_tiles(data, design, pinv, beta, rss)
+    _fit_tiles(data, design, prepared.pinv, beta, rss)
     constant = rss == 0.0
-    return OLSFit(beta, rss / free, free, pinv @ pinv.T, rank, design, int(constant.sum()))
+    return OLSFit(beta, rss / free, free, prepared.xtx_inv, rank, design, int(constant.sum()))
+
+
+def multiply_rows(weights: npt.ArrayLike, data: npt.ArrayLike) -> Floats:
+    """Return ``weights @ data``, shape (m, v), with the same bits for a voxel in any block of voxels."""
+    left, right = np.asarray(weights, dtype=np.float64), np.asarray(data)
+    found = np.empty((len(left), right.shape[1]))
+    tile, own = np.zeros((len(right), TILE_VOXELS)), np.empty((len(left), TILE_VOXELS))
+    for start in range(0, right.shape[1], TILE_VOXELS):
+        width = min(TILE_VOXELS, right.shape[1] - start)
+        tile[:, :width] = right[:, start : start + width]
+        tile[:, width:] = 0.0
+        np.matmul(left, tile, out=own)
+        found[:, start : start + width] = own[:, :width]
+    return found
 
 
 def t_contrast(fit: OLSFit, weights: npt.ArrayLike, *, resms_offset: float = 0.0) -> tuple[Floats, Floats, Floats]:

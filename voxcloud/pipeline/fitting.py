@@ -13,7 +13,7 @@ import numpy as np
 from voxcloud.errors import CorruptStoreError, MaskError
 from voxcloud.inference.reml import PooledCovariance, estimate_covariance, group_components, pool_covariance
 from voxcloud.inference.smoothness import residual_rows
-from voxcloud.models.ols import OLSFit, f_contrast, fit_ols, t_contrast
+from voxcloud.models.ols import OLSFit, PreparedDesign, f_contrast, fit_ols, multiply_rows, prepare_design, t_contrast
 from voxcloud.pipeline.stacking import spec_of
 from voxcloud.plan.paths import DESIGNS_PREFIX, fit_folder, fit_prefix
 from voxcloud.plan.unit import WorkUnit, digest_json
@@ -22,6 +22,10 @@ from voxcloud.storage.stack import Manifest, StackSpec, latest_manifest, read_bl
 from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
+
+# Voxels fitted at once: their coefficients and residuals stay in the cache of one core, and memory beyond the block and
+# the results is small. Products of matrices have a fixed width below this (``fit_ols``): it changes no bit.
+PANEL_VOXELS = 2_048
 
 
 def read_design(store: Store, digest: str) -> dict[str, Any]:
@@ -150,13 +154,18 @@ def test_names(design: Mapping[str, Any]) -> list[list[str]]:
 def first_level(block: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
     """Return each participant's value: the weighted sum of that participant's images, shape (participants, voxels).
 
-    Sums run image by image in a fixed order, so that the last bit does not depend on how voxels were cut.
+    Products and sums are float64 and run image by image in a fixed order, so that the last bit does not depend on how
+    voxels were cut.
     """
-    values = np.zeros((len(entry["participants"]), block.shape[1]))
-    for row, participant in enumerate(entry["participants"]):
+    values = np.empty((len(entry["participants"]), block.shape[1]))
+    term = np.empty(block.shape[1])
+    for value, participant in zip(values, entry["participants"], strict=True):
         own = entry["first_level"][participant]
-        for image, weight in zip(own["images"], own["weights"], strict=True):
-            values[row] += weight * block[image]
+        for number, (image, weight) in enumerate(zip(own["images"], own["weights"], strict=True)):
+            # The type is named: float32 times a Python number would be rounded to float32.
+            np.multiply(block[image], weight, out=term if number else value, dtype=np.float64)
+            if number:
+                value += term
     return values
 
 
@@ -174,15 +183,31 @@ def fit_block(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         last = min(first + spec.block_voxels, stop)
         block = read_block(store, manifest, rows, first, last)
         here = slice(first - start, last - start)
-        out.n[here] = np.isfinite(block).sum(axis=0)
+        out.n[here] = count_finite(block)
         valid = out.n[here] == len(rows)
         if tissue is not None:
             valid &= tissue[first:last]
         inside = np.flatnonzero(valid)
-        if inside.size:
-            out.fit(design, block[:, inside], inside + (first - start))
+        for at in range(0, inside.size, PANEL_VOXELS):
+            chosen = inside[at : at + PANEL_VOXELS]
+            out.fit(design, columns(block, chosen), chosen + (first - start))
+        del block  # before the next one is read
     out.write(store, prefix, unit.params["start"])
     return {"voxels": int(out.valid.sum()), "constant": int(out.constant), "not_finite": int((out.n < len(rows)).sum())}
+
+
+def columns(block: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return some columns, ascending; of neighbours no copy is made."""
+    first, last = int(chosen[0]), int(chosen[-1])
+    return block[:, first : last + 1] if last - first + 1 == chosen.size else np.take(block, chosen, axis=1)
+
+
+def count_finite(block: np.ndarray) -> np.ndarray:
+    """Return in how many rows each voxel is finite."""
+    found = np.zeros(block.shape[1], dtype=np.int32)
+    for row in block:  # a row at a time: no array of the size of the block
+        found += np.isfinite(row)
+    return found
 
 
 class GroupBuffers:
@@ -198,6 +223,7 @@ class GroupBuffers:
             c: np.full((len(residual_rows(len(e["participants"]))), voxels), np.nan, dtype=np.float32)
             for c, e in design["coefficients"].items()
         }
+        self.designs: dict[str, PreparedDesign] = {}
 
     def fit(
         self,
@@ -211,12 +237,14 @@ class GroupBuffers:
         """Fit the group model of one coefficient in some voxels."""
         if not where.size:
             return
-        X = np.asarray(entry["X"], dtype=np.float64)
-        if entry.get("row_weights") is not None:
-            whitener = np.diag(np.sqrt(np.asarray(entry["row_weights"], dtype=np.float64)))
-        if whitener is not None:
-            values, X = whitener @ values, whitener @ X
-        fit = fit_ols(values, X, df=erdf)
+        if coefficient not in self.designs:
+            self.designs[coefficient] = _whitened_design(entry, whitener)
+        scale = _row_scale(entry)
+        if scale is not None:
+            values = values * scale[:, None]
+        elif whitener is not None:
+            values = multiply_rows(whitener, values)
+        fit = fit_ols(values, self.designs[coefficient], df=erdf)
         self.arrays["resms"][self.coefficients.index(coefficient), where] = fit.resms
         for name, test in entry["tests"].items():
             self._test(self.index[(coefficient, name)], fit, test, where)
@@ -240,6 +268,19 @@ class GroupBuffers:
             write_region(store, f"{prefix}/residual_{coefficient}", numbers, (0, start))
 
 
+def _row_scale(entry: Mapping[str, Any]) -> np.ndarray | None:
+    """Return what a participant's value and row of the design are multiplied with (precision weights), or None."""
+    weights = entry.get("row_weights")
+    return None if weights is None else np.sqrt(np.asarray(weights, dtype=np.float64))
+
+
+def _whitened_design(entry: Mapping[str, Any], whitener: np.ndarray | None) -> PreparedDesign:
+    X, scale = np.asarray(entry["X"], dtype=np.float64), _row_scale(entry)
+    if scale is not None:
+        return prepare_design(X * scale[:, None])
+    return prepare_design(X if whitener is None else whitener @ X)
+
+
 class _Buffers:
     """The arrays of one fit unit, filled block by block."""
 
@@ -256,10 +297,11 @@ class _Buffers:
         self.pooled = {
             c: PooledCovariance(np.zeros((len(e["participants"]),) * 2), 0) for c, e in design["coefficients"].items()
         }
-        self.group = GroupBuffers(design, voxels)
+        # With unequal variances the group model is fitted later, by units of its own.
+        self.group = GroupBuffers(design, voxels if self.equal else 0)
 
     def fit(self, design: Mapping[str, Any], block: np.ndarray, where: np.ndarray) -> None:
-        """Fit the voxels of one block; ``where`` are their places in the unit."""
+        """Fit some voxels; ``where`` are their places in the unit."""
         fitted = np.ones(len(where), dtype=bool)
         values = {}
         for coefficient, entry in design["coefficients"].items():
@@ -271,7 +313,7 @@ class _Buffers:
         varying = where[fitted]
         self.valid[varying] = 1
         for coefficient, entry in design["coefficients"].items():
-            own = values[coefficient][:, fitted]
+            own = values[coefficient] if fitted.all() else values[coefficient][:, fitted]
             if self.equal:
                 self.group.fit(coefficient, entry, own, varying)
             else:
@@ -284,8 +326,8 @@ class _Buffers:
     def write(self, store: Store, prefix: str, start: int) -> None:
         write_region(store, f"{prefix}/valid", self.valid, (start,))
         write_region(store, f"{prefix}/n", self.n, (start,))
-        for coefficient, values in self.values.items():
-            write_region(store, f"{prefix}/value_{coefficient}", values, (0, start))
+        for coefficient in list(self.values):  # each is released when it is written
+            write_region(store, f"{prefix}/value_{coefficient}", self.values.pop(coefficient), (0, start))
         if self.equal:
             self.group.write(store, prefix, start)
         else:
