@@ -160,6 +160,7 @@ def test_permutation_test__p_values_are_uniform_under_the_null() -> None:
     assert result.p_uncorrected.min() >= 1 / 500
 
 
+@pytest.mark.slow
 def test_permutation_test__family_wise_error_is_alpha() -> None:
     rng = np.random.default_rng(10)
     x, hits, size_hits = _two_groups(rng, 8, 8, 1), 0, 0
