@@ -12,6 +12,7 @@ import pytest
 import yaml
 from threadpoolctl import threadpool_limits
 
+from voxcloud.bids.atlas import load_atlas
 from voxcloud.config.load import load_study
 from voxcloud.errors import PlanError, StudyFileError
 from voxcloud.schema import check_units
@@ -162,6 +163,16 @@ def test_simulate_study__stack_without_planted_changes_is_null(coarse_study: Sim
     t = (difference / spread)[np.isfinite(difference)]
     assert np.isclose(np.mean(np.abs(t) > 2.02), 0.05, atol=0.05)
     assert np.abs(t).max() < 6
+
+
+def test_simulate_study__atlas_names_the_planted_regions_with_their_side(coarse_study: SimulatedStudy):
+    study = yaml.safe_load(coarse_study.study_file.read_text())
+    atlas = load_atlas(*(coarse_study.folder / study["atlas"][k] for k in ("image", "labels")))
+    for entry in coarse_study.truth["planted"]:
+        region = atlas.region_at(entry["centre_mm"])
+        assert region.startswith("left " if entry["centre_mm"][0] < 0 else "right "), entry["name"]
+    assert atlas.region_at((36, -26, 54)) == "right sensorimotor cortex"
+    assert atlas.region_at((0, -26, 54)) == ""
 
 
 def test_simulate_study__search_volumes_hold_the_planted_regions_on_their_side(coarse_study: SimulatedStudy):

@@ -184,8 +184,14 @@ def questions(results: Results) -> list[dict[str, Any]]:
                 "fewer": _fewer(design),
                 "formula": design.get("formula", ""),
                 "estimator": design.get("estimator", ""),
-                "maps": words.listed(list(names), 20),
-                "tissues": words.listed(sorted({t for t in map(words.tissue_words, trees) if t})),
+                "maps": "; ".join(
+                    t
+                    for t in (
+                        words.listed(list(names), 20),
+                        words.listed(sorted({t for t in map(words.tissue_words, trees) if t})),
+                    )
+                    if t
+                ),
                 "coefficients": words.listed(sorted({words.coefficient_words(t["coefficient"]) for t in trees}), 20),
                 "contrasts": list(tests.items()),
             }

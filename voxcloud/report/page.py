@@ -79,13 +79,16 @@ def render(results: Results, template_image: str | None) -> str:
 def _context(results: Results, template_image: str | None) -> dict[str, Any]:
     budget = Budget()
     sections = comparison_sections(results, template_image, budget)
+    questions = overview.questions(results)
+    maps = {q["maps"] for q in questions}
     return {
         "name": results.name,
         "stamp": overview.stamp(results),
         "cautions": overview.cautions(results),
         "warnings": overview.grouped_warnings(results),
         "numbers": overview.key_numbers(results),
-        "questions": overview.questions(results),
+        "questions": questions,
+        "same_maps": next(iter(maps)) if len(maps) == 1 and len(questions) > 1 else "",
         "findings": overview.findings(results),
         "more_findings": max(0, sum(len(c.found) for c in results.comparisons) - overview.TOP_FINDINGS),
         "left_out": left_out(results),

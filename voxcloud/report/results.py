@@ -146,7 +146,8 @@ def read_results(output: Path) -> Results:
         summary,
         {model: tree for model, tree in designs.items() if model in used or not used},
         tuple(Comparison(tree, number) for number, tree in enumerate(trees, 1)),
-        _read(output / "results" / "behaviour.json") or None,
+        # A study that has no learning curves any more still has the file of an earlier run.
+        (_read(output / "results" / "behaviour.json") or None) if summary.get("behaviour", True) else None,
     )
 
 

@@ -151,6 +151,25 @@ def search_volumes(anatomy: Anatomy, thresholds: dict[str, float]) -> dict[str, 
     return volumes
 
 
+def region_atlas(anatomy: Anatomy) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
+    """Return the simulated regions as an atlas of labels, and their names: label k is the k-th name, 0 is none.
+
+    A voxel inside several spheres belongs to the one in whose centre it lies deepest. Voxels with x = 0 belong to none,
+    as in the search volumes.
+    """
+    x = np.broadcast_to(grid_mm(anatomy.shape, anatomy.affine)[0], anatomy.shape)
+    labels = np.zeros(anatomy.shape, dtype=np.uint8)
+    deepest = np.ones(anatomy.shape)
+    names: list[str] = []
+    for name, centre, radius in ROI_SPHERES:
+        for side, word in ((-1.0, "left"), (1.0, "right")):
+            names.append(f"{word} {name}")
+            depth = distance_mm(anatomy.shape, anatomy.affine, (side * centre[0], centre[1], centre[2])) / radius
+            own = anatomy.mask & (x * side > 0) & (depth < deepest)
+            labels[own], deepest[own] = len(names), depth[own]
+    return labels, tuple(names)
+
+
 def _resample(image: object, affine: Float64, counts: Sequence[int], resolution_mm: float) -> Float32:
     source = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
     origin = image.affine[:3, 3]  # type: ignore[attr-defined]

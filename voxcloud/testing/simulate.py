@@ -11,7 +11,7 @@ import pandas as pd
 
 from voxcloud.errors import PlanError, StudyFileError
 from voxcloud.schema import variable
-from voxcloud.testing.anatomy import Anatomy, mni_anatomy, phantom_anatomy, search_volumes
+from voxcloud.testing.anatomy import Anatomy, mni_anatomy, phantom_anatomy, region_atlas, search_volumes
 from voxcloud.testing.cohort import (
     GROUP_SIZES,
     MISSING_DIFFUSION,
@@ -25,7 +25,7 @@ from voxcloud.testing.effects import MODEL_STUDY_EFFECTS, PATIENTS, PlantedEffec
 from voxcloud.testing.fields import distance_mm
 from voxcloud.testing.files import write_json, write_nifti, write_table
 from voxcloud.testing.images import FOUR_D, PROBSEG, Field, Progress, write_images
-from voxcloud.testing.study_file import study_tree, write_descriptions, write_study_file
+from voxcloud.testing.study_file import ATLAS, study_tree, write_atlas_labels, write_descriptions, write_study_file
 from voxcloud.testing.tissue import MAP_MODELS, MAPS
 
 THRESHOLDS = {"GM": 0.2, "WM": 0.6}
@@ -232,6 +232,10 @@ def _write_study(
         write_nifti(
             folder / "rois" / f"{roi}.nii.gz", inside, anatomy.affine, description="simulated region", in_mni=in_mni
         )
+    if in_mni:
+        regions, names = region_atlas(anatomy)
+        write_nifti(folder / ATLAS["image"], regions, anatomy.affine, description="simulated regions", in_mni=True)
+        write_atlas_labels(folder / ATLAS["labels"], names)
     images = write_images(folder, study, maps, labels, progress)
     write_table(folder / "images.tsv", images)
     write_table(folder / "participants.tsv", cohort.participants)
@@ -240,7 +244,7 @@ def _write_study(
     if in_mni:
         write_table(folder / "behaviour.tsv", cohort.behaviour)
     truth = _write_truth(folder, study, maps, labels, models)
-    tree = study_tree(name, cohort, maps, thresholds, list(volumes), models, behaviour=in_mni)
+    tree = study_tree(name, cohort, maps, thresholds, list(volumes), models, on_template=in_mni)
     tree.update(changes or {})
     write_study_file(folder / "study.yaml", tree)
     write_descriptions(folder, study, [*maps, *([PROBSEG] if thresholds else [])], behaviour=in_mni)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import yaml
 
@@ -21,12 +22,14 @@ COMMENTS = {
     "mask": "fixed template brain",
     "masks": "analysis masks per tissue: mean tissue probability at least the threshold",
     "search_volumes": "clusters are looked for here: simulated regions, per tissue and hemisphere",
+    "atlas": "names of regions for the tables, in FSL's layout",
     "groups": "unions of levels of the group column",
     "time": "built once from the reference days, evaluated at the actual days",
     "behaviour": "learning curves: every score gives columns <score>_alpha, _delta, _gamma, _improvement",
     "family": "multiplicity is counted over the whole study",
 }
 RETENTION = (28, 84)
+ATLAS = {"image": "rois/regions.nii.gz", "labels": "rois/regions.xml"}
 INFERENCE = {"method": "random-field", "cluster_forming_p": 0.001, "min_extent": 20, "alpha": 0.05}
 
 README = """\
@@ -51,9 +54,12 @@ def study_tree(
     volumes: Sequence[str],
     models: Sequence[GroupModel],
     *,
-    behaviour: bool,
+    on_template: bool,
 ) -> dict[str, Any]:
-    """Return the study file as a tree of plain values, in the order in which people read it."""
+    """Return the study file as a tree of plain values, in the order in which people read it.
+
+    A study on the template has behaviour and an atlas of the simulated regions beside the search volumes.
+    """
     named = {n for m in models for n in (m.plus, m.minus)}
     tree: dict[str, Any] = {
         "schema": 1,
@@ -65,6 +71,7 @@ def study_tree(
         "mask": "mask.nii.gz",
         "masks": {label: {"map": "probseg", "threshold": t} for label, t in thresholds.items()},
         "search_volumes": {v: {"label": v.split("_")[0], "path": f"rois/{v}.nii.gz"} for v in volumes},
+        "atlas": dict(ATLAS) if on_template else {},
         "groups": {g: list(levels) for g, levels in GROUPS.items() if g in named},
         "time": {
             "basis": "polynomial",
@@ -73,12 +80,21 @@ def study_tree(
             "orthogonalise": "quadratic",
         },
     }
-    if behaviour:
+    if on_template:
         scores = {score: {"better": spec.better} for score, spec in SCORES.items()}
         tree["behaviour"] = {"table": "behaviour.tsv", "scores": scores, "retention": list(RETENTION)}
     tree["models"] = [m.study_entry(maps, INFERENCE) for m in models]
     tree |= {"family": "all", "on_bad_image": "stop"}
     return {key: value for key, value in tree.items() if value != {}}
+
+
+def write_atlas_labels(path: Path, names: Sequence[str]) -> None:
+    """Write the names of the regions as a label XML in FSL's layout; label k of the image is the k-th name."""
+    labels = "".join(f'<label index="{k}">{escape(name)}</label>\n' for k, name in enumerate(names, 1))
+    path.write_text(
+        "<atlas>\n<header><name>simulated regions</name><type>Label</type></header>\n"
+        f"<data>\n{labels}</data>\n</atlas>\n"
+    )
 
 
 def write_study_file(path: Path, tree: Mapping[str, Any]) -> None:
