@@ -13,7 +13,7 @@ import pytest
 from voxcloud.models.contrasts import contrast_matrix
 from voxcloud.models.formula import design_matrix
 from voxcloud.models.ols import fit_ols, t_contrast
-from voxcloud.models.time_basis import build_time_basis
+from voxcloud.models.time_basis import TimeBasis, build_time_basis
 from voxcloud.models.two_stage import participant_coefficients, visit_plan
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference" / "spm"
@@ -51,3 +51,33 @@ def test_two_stage__equals_spm12(model: str, coefficients: tuple[pd.DataFrame, d
     expected = np.load(REFERENCE / "t_maps.npz")[model]
     assert fit.df == pytest.approx(json.loads((REFERENCE / "models.json").read_text())[model]["erdf"])
     assert np.abs(t - expected).max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def scans_and_images() -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the table of scans and every ninth voxel of their images."""
+    scans = pd.read_csv(REFERENCE / "scans.tsv", sep="\t")
+    mask = np.asanyarray(nibabel.load(REFERENCE / "mask.nii.gz").dataobj) > 0
+    volumes = np.asanyarray(nibabel.load(REFERENCE / "cohort_int16.nii.gz").dataobj)
+    return scans, volumes[mask][::9].T[scans["volume"].to_numpy()].astype(np.float64)
+
+
+def reference_t(scans: pd.DataFrame, Y: np.ndarray, basis: TimeBasis, term: str, per_day: float = 1.0) -> np.ndarray:
+    plan = visit_plan(scans["subject"].tolist(), (scans["day"] * per_day).tolist(), basis)
+    people = scans.drop_duplicates("subject").rename(columns={"subject": "participant_id"}).reset_index(drop=True)
+    design = design_matrix("group + age + tiv", people)
+    fit = fit_ols(participant_coefficients(Y, plan)[term], design.matrix)
+    return t_contrast(fit, contrast_matrix("group[patient] - group[control]", design).weights[0])[2]
+
+
+@pytest.mark.parametrize("term", ["linear", "quadratic"])
+def test_two_stage__on_the_reference_cohort_t_is_that_of_the_plain_model_in_any_unit_of_time(
+    term: str, scans_and_images: tuple[pd.DataFrame, np.ndarray]
+) -> None:
+    scans, Y = scans_and_images
+    days = sorted(scans["day"].unique())
+    plain = reference_t(scans, Y, build_time_basis("polynomial", days, ("linear", "quadratic"), None), term)
+    for per_day in (1.0, 1 / 7, 1 / 365.25):
+        reference_days = [d * per_day for d in days]
+        basis = build_time_basis("polynomial", reference_days, ("linear", "quadratic"), term)
+        np.testing.assert_allclose(reference_t(scans, Y, basis, term, per_day), plain, rtol=0, atol=1e-6)
