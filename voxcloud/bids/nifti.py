@@ -122,6 +122,26 @@ def read_volume(nifti: NiftiFile, volume: int) -> npt.NDArray[Any]:
     return np.frombuffer(_gzip_range(nifti, volume, start, to_the_end=last), dtype=nifti.dtype)
 
 
+def check_complete(nifti: NiftiFile) -> None:
+    """Refuse a compressed file that ends too early, at the cost of its last four bytes.
+
+    A gzip file ends with the size of what it holds; only where that size does not fit (or the file has several
+    members, as bgzip writes) is the file decompressed to know.
+
+    Raises
+    ------
+    ImageError
+        If the file is cut short or damaged.
+    """
+    if not nifti.compressed:
+        return  # the size of the file was compared with the header when it was opened
+    with _opened(nifti.path) as handle:
+        handle.seek(-4, os.SEEK_END)
+        stated = int.from_bytes(handle.read(4), "little")
+    if stated != nifti.total_bytes % 2**32:
+        read_volume(nifti, nifti.n_volumes - 1)
+
+
 def _opened(name: str) -> BinaryIO:
     try:
         return Path(name).open("rb")

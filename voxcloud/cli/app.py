@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
 from voxcloud import __version__
-from voxcloud.errors import VoxcloudError
+from voxcloud.errors import StudyFileError, VoxcloudError, nearest
+
+if TYPE_CHECKING:
+    from voxcloud.pipeline.study import RunOptions
+
+STATUS_UNEXPECTED = 70
+UNEXPECTED = (
+    "This should not happen: it is a fault of voxcloud {version} (Python {python}), not of your data. What is done is "
+    "kept. Please report it with the lines above and the command; they hold file names, so look through them first."
+)
 
 app = typer.Typer(
     name="voxcloud",
@@ -40,14 +50,39 @@ def _root(
     del version
 
 
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Where units run, in place of compute.engine: serial (one after the other, for finding faults), threads "
+        "(of this process), local (worker processes on this machine) or address (a Dask scheduler that runs already)."
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(min=1, help="Units at the same time, in place of compute.workers; default: one per core.")
+]
+BadImageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What to do about an image that cannot be used, in place of the study's: stop (everything that does not "
+        "need it goes on) or exclude (the models go on without it, and the report names it)."
+    ),
+]
+RecomputeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Compute this step again although it is done (a name in plan's first column; repeatable)."),
+]
+
+
 @app.command()
-def validate(study: StudyArgument) -> None:
-    """Check the study file, the tables, every image header and every design; computes nothing."""
+def validate(study: StudyArgument, json_: JsonOption = False) -> None:
+    """Find every problem that is cheap to find, in files, tables, images, designs and machine, and compute nothing.
+
+    Ends with status 1 if there is one.
+    """
     from voxcloud.cli.show import show_validation
     from voxcloud.pipeline.validating import validate_study
 
-    problems = show_validation(validate_study(study))
-    if problems:
+    if show_validation(validate_study(study), as_json=json_):
         raise typer.Exit(1)
 
 
@@ -56,39 +91,61 @@ def plan(
     study: StudyArgument,
     json_: JsonOption = False,
     units: Annotated[bool, typer.Option("--units", help="List every unit, not only the stages.")] = False,
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    on_bad_image: BadImageOption = None,
+    recompute: RecomputeOption = None,
 ) -> None:
     """Show what a run would do and why: a dry run that writes nothing."""
     from voxcloud.cli.show import show_plan
     from voxcloud.pipeline.study import plan_study
 
-    show_plan(plan_study(study), as_json=json_, every_unit=units)
+    options = _options(engine, workers, on_bad_image, recompute)
+    show_plan(plan_study(study, options), as_json=json_, every_unit=units)
+
+
+def _options(
+    engine: str | None, workers: int | None, on_bad_image: str | None, recompute: list[str] | None
+) -> RunOptions:
+    """Gather the options of a run; a step that does not exist would otherwise be asked for without a word."""
+    from voxcloud.pipeline.study import RunOptions
+    from voxcloud.plan.unit import STAGES
+
+    unknown = [step for step in recompute or () if step not in STAGES]
+    if unknown:
+        raise StudyFileError(
+            f"--recompute: expected a step, found {unknown[0]}.{nearest(unknown[0], STAGES)} "
+            f"Steps: {', '.join(STAGES)}."
+        )
+    return RunOptions(engine=engine, workers=workers, on_bad_image=on_bad_image, recompute=tuple(recompute or ()))
 
 
 @app.command()
 def run(
     study: StudyArgument,
-    engine: Annotated[
-        str | None, typer.Option(help="Engine in place of the study's: serial, threads, local, address.")
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    on_bad_image: BadImageOption = None,
+    recompute: RecomputeOption = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append what happens, one line of JSON per event, to this file.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers in place of the study's.")] = None,
-    on_bad_image: Annotated[str | None, typer.Option(help="stop or exclude, in place of the study's.")] = None,
-    recompute: Annotated[
-        list[str] | None, typer.Option(help="Compute these steps again although they are done.")
-    ] = None,
-    log: Annotated[Path | None, typer.Option(help="Write the events as lines of JSON to this file.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
 ) -> None:
-    """Compute what is not done yet, then write tables, maps and the report. Interrupt it anywhere and run it again."""
+    """Compute what is not done yet, then write tables, maps and the report. Interrupt it anywhere and run it again.
+
+    Ends with status 1 if a unit failed or a model could not be fitted; everything else is computed all the same.
+    """
     if dry_run:
-        plan(study)
+        plan(study, engine=engine, workers=workers, on_bad_image=on_bad_image, recompute=recompute)
         return
     from voxcloud.cli.show import show_outcome
     from voxcloud.pipeline.events import JsonLog, Listener, progress_listener
-    from voxcloud.pipeline.study import RunOptions, run_study
+    from voxcloud.pipeline.study import run_study
 
-    options = RunOptions(engine=engine, workers=workers, on_bad_image=on_bad_image, recompute=tuple(recompute or ()))
+    options = _options(engine, workers, on_bad_image, recompute)
     listeners: list[Listener] = [progress_listener()]
-    stream = log.open("a", encoding="utf-8") if log else None
+    stream = _opened(log) if log else None
     if stream:
         listeners.append(JsonLog(stream))
     try:
@@ -99,8 +156,15 @@ def run(
     finally:
         if stream:
             stream.close()
-    if show_outcome(outcome):
+    if show_outcome(outcome, study):
         raise typer.Exit(1)
+
+
+def _opened(log: Path) -> TextIO:
+    try:
+        return log.open("a", encoding="utf-8")
+    except OSError as error:
+        raise StudyFileError(f"--log {log}: expected a file to append to, found: {error.strerror}.") from None
 
 
 @app.command()
@@ -109,7 +173,7 @@ def status(study: StudyArgument, json_: JsonOption = False) -> None:
     from voxcloud.cli.show import show_status
     from voxcloud.pipeline.study import study_status
 
-    show_status(study_status(study), as_json=json_)
+    show_status(study_status(study), as_json=json_, study=study)
 
 
 @app.command()
@@ -130,10 +194,9 @@ def simulate(
     ] = None,
 ) -> None:
     """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it."""
-    from voxcloud.testing.simulate import simulate_study
+    from voxcloud.cli.simulation import simulate_with_progress
 
-    made = simulate_study(out, resolution_mm=resolution, seed=seed, maps=tuple(maps) if maps else None)
-    typer.echo(f"Study file  {made.study_file}\nRun it with: voxcloud run {made.study_file}")
+    simulate_with_progress(out, resolution, seed, tuple(maps) if maps else None)
 
 
 @unit_app.command("run")
@@ -152,9 +215,14 @@ def unit_run(
 
 
 def main() -> None:
-    """Run the command line; an expected error is one message on standard error and exit status 1."""
+    """Run the command line; an expected error is a sentence on standard error and exit status 1."""
     try:
         app(standalone_mode=True)
     except VoxcloudError as error:
-        typer.echo(f"error: {error}", err=True)
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
         sys.exit(1)
+    except Exception:
+        typer.echo(traceback.format_exc(), err=True)
+        typer.echo(UNEXPECTED.format(version=__version__, python=sys.version.split()[0]), err=True)
+        sys.exit(STATUS_UNEXPECTED)

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from voxcloud.bids.images import MaskGrid, image_statistics, load_mask, read_masked
-from voxcloud.bids.signatures import processing_signature
-from voxcloud.errors import ImageError
+from voxcloud.errors import CorruptStoreError, ImageError, MaskError
 from voxcloud.plan.unit import WorkUnit
-from voxcloud.plan.units import stack_spec
-from voxcloud.schema import check_units
+from voxcloud.plan.units import mask_digest, stack_spec
+from voxcloud.schema import check_units, stack_name
 from voxcloud.storage.stack import StackRow, StackSpec, build_manifest, create_stack, write_manifest, write_shard
-from voxcloud.storage.store import Store
+from voxcloud.storage.store import Store, file_digest
 
 LOG = logging.getLogger(__name__)
 
@@ -26,6 +25,11 @@ MIN_FINITE = 0.01
 def spec_of(unit: WorkUnit) -> tuple[StackSpec, MaskGrid]:
     """Return the stack's specification and the grid from the study's mask."""
     grid = load_mask(unit.places["mask"])
+    if mask_digest(grid) != unit.inputs["mask"]:
+        raise MaskError(
+            f"{unit.key}: expected the mask that the run was planned with, found that {unit.places['mask']} was "
+            "changed since. Run the study again."
+        )
     return stack_spec(unit.params["map"], unit.params["label"], grid), grid
 
 
@@ -46,12 +50,15 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             if image is None:
                 continue  # a dead row whose image is gone
             try:
-                vector, numbers = _read_checked(unit, grid, participant, session, image)
+                vector, numbers = read_checked(
+                    unit.params["map"], unit.params["label"], grid, participant, session, image
+                )
             except ImageError as error:
                 bad.append(
                     {"participant_id": participant, "session_id": session, "digest": digest, "reason": str(error)}
                 )
                 continue
+            refuse_other_bytes(unit, image["path"], digest)
             statistics.append({"participant_id": participant, "session_id": session, **numbers})
             yield row % spec.shard_rows, vector
 
@@ -65,12 +72,27 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return {"bad": bad, "images": statistics}
 
 
-def _read_checked(
-    unit: WorkUnit, grid: MaskGrid, participant: str, session: str, image: Mapping[str, Any]
+def refuse_other_bytes(unit: WorkUnit, path: str, digest: str) -> None:
+    """Stop at an image that was written anew after the plan was made: its row would be known by the old digest."""
+    if file_digest(path) != digest.partition("#")[0]:
+        raise CorruptStoreError(
+            f"{unit.key}: expected the image that the run was planned with, found that {path} was changed since. Run "
+            "the study again when nothing writes images any more."
+        )
+
+
+def read_checked(
+    map_name: str, label: str, grid: MaskGrid, participant: str, session: str, image: Mapping[str, Any]
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    label = f"_label-{unit.params['label']}" if unit.params["label"] else ""
+    """Return an image's values in the mask and their median, or refuse the image by participant, session and file.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read, is on another grid, has hardly a value in the mask, or is in other units than its map's.
+    """
     who = f"sub-{participant}" + (f"_ses-{session}" if session else "")
-    where = f"{who}, {unit.params['map']}{label} ({image['path']})"
+    where = f"{who}, {stack_name(map_name, label)} ({image['path']})"
     try:
         vector = read_masked(image["path"], image["volume"], grid)
     except ImageError as error:
@@ -82,11 +104,8 @@ def _read_checked(
             f"{where}: expected finite values in the mask's {len(vector)} voxels, found {numbers.n_finite}. "
             "Check that image and mask are in one space, or exclude it (on_bad_image: exclude)."
         )
-    check_units(unit.params["map"], where, numbers.median, numbers.p01, numbers.p99)
+    check_units(map_name, where, numbers.median, numbers.p01, numbers.p99)
     summary: dict[str, Any] = {"median": float(numbers.median), "nan": int(len(vector) - numbers.n_finite)}
-    signature = processing_signature(image["path"])
-    if signature:
-        summary["signature"] = signature
     LOG.info("%s: median %.4g, %d voxels not finite", where, numbers.median, summary["nan"])
     return vector, summary
 
@@ -94,7 +113,8 @@ def _read_checked(
 def stack_manifest(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Write the manifest: which row holds which image, and the digest of every shard."""
     spec, _ = spec_of(unit)
+    create_stack(store, spec)  # what was damaged since is written anew
     rows = [StackRow(*row) for row in unit.places["rows"]]
     manifest = build_manifest(store, spec, unit.places["number"], rows)
     write_manifest(store, manifest)
-    return {"rows": len(manifest.rows), "shards": len(manifest.shards)}
+    return {"rows": len(manifest.rows), "shards": {shard.path: shard.digest for shard in manifest.shards}}
