@@ -24,6 +24,9 @@ from voxcloud.schema import variable
 
 INTERCEPT = "intercept"
 
+KEPT_GROUP_LEVELS = 256
+_GROUP_LEVELS: dict[str, dict[str, Any]] = {}
+
 
 def time_basis(study: Study) -> TimeBasis | None:
     """Return the study's time basis, or None where it names none."""
@@ -175,6 +178,18 @@ def _group_level(
         table["group"] = pd.Categorical(
             [selection.group_names[p] for p in table["participant_id"]], categories=list(model.where_groups)
         ).astype(str)
+    # A study asks the same of the same people for every map and label, and plans several times in a run.
+    key = repr((model.formula, model.contrasts, model.variance, row_weights, table.to_dict("list")))
+    if key not in _GROUP_LEVELS:
+        if len(_GROUP_LEVELS) >= KEPT_GROUP_LEVELS:
+            _GROUP_LEVELS.clear()
+        _GROUP_LEVELS[key] = _group_tree(model, table, participants, row_weights)
+    return _GROUP_LEVELS[key]
+
+
+def _group_tree(
+    model: Model, table: pd.DataFrame, participants: list[str], row_weights: list[float] | None
+) -> dict[str, Any]:
     design = design_matrix(model.formula, table)
     tests = {}
     for name, spec in model.contrasts.items():
