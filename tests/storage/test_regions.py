@@ -63,6 +63,30 @@ def test_create_template__one_that_was_cut_short_is_made_anew(store: FolderStore
     assert open_array(store, "fits/m/effect").shape == (2, 500)
 
 
+@pytest.mark.parametrize("damage", [None, b"{", b"[]", b"\xff\x00"])
+@pytest.mark.parametrize("document", ["zarr.json", "effect/zarr.json"])
+def test_create_template__chunks_of_the_same_group_survive_damaged_metadata(
+    store: FolderStore, document: str, damage: bytes | None
+) -> None:
+    create_template(store, "fits/m", [EFFECT, COUNT], {})
+    write_region(store, "fits/m/effect", np.ones((2, 120)), (0, 0))
+    before = {path: store.read_bytes(path) for path in store.list("fits")}
+    if damage is None:
+        store.delete(f"fits/m/{document}")
+    else:
+        store.local_path(f"fits/m/{document}").write_bytes(damage)
+    create_template(store, "fits/m", [EFFECT, COUNT], {})
+    assert {path: store.read_bytes(path) for path in store.list("fits")} == before
+
+
+def test_create_template__arrays_of_a_group_that_was_being_deleted_go(store: FolderStore) -> None:
+    create_template(store, "fits/m", [EFFECT, COUNT], {})
+    write_region(store, "fits/m/n", np.ones(120, dtype=np.int32), (0,))
+    store.delete("fits/m/zarr.json")
+    create_template(store, "fits/m", [EFFECT], {"other": 1})
+    assert not [path for path in store.list("fits") if "/n/" in path]
+
+
 def test_create_template__never_deletes_what_a_newer_version_wrote(store: FolderStore) -> None:
     create_template(store, "fits/m", [EFFECT], {})
     path = store.local_path("fits/m/zarr.json")

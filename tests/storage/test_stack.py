@@ -25,6 +25,7 @@ from voxcloud.storage.stack import (
     manifest_prefix,
     read_block,
     shard_path,
+    stack_documents,
     stack_prefix,
     verify_manifest,
     write_manifest,
@@ -92,12 +93,27 @@ def test_create_stack__another_specification_is_refused_by_name(
     assert _group(store, other).attrs["units"] == other.units
 
 
-def test_create_stack__metadata_cut_short_are_refused(store: FolderStore, spec: StackSpec) -> None:
+def test_create_stack__what_was_cut_short_is_written_anew(store: FolderStore, spec: StackSpec) -> None:
     create_stack(store, spec)
-    path = store.root / stack_prefix(spec) / "stack.zarr/values/zarr.json"
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(StorageError, match="found another"):
+    before = {path: store.read_bytes(path) for path in store.list("")}
+    for document, data in before.items():
+        store.local_path(document).write_bytes(data[: len(data) // 2])
         create_stack(store, spec)
+        assert {path: store.read_bytes(path) for path in store.list("")} == before
+
+
+def test_create_stack__writes_nothing_into_a_stack_that_it_refuses(store: FolderStore, spec: StackSpec) -> None:
+    create_stack(store, spec)
+    index = store.local_path(next(path for path in stack_documents(spec) if path.endswith("/c/0")))
+    index.write_bytes(b"damaged")
+    with pytest.raises(StorageError, match="expected a stack of the same units"):
+        create_stack(store, dataclasses.replace(spec, units="1/ms"))
+    assert index.read_bytes() == b"damaged"
+
+
+def test_stack_documents__are_all_that_a_new_stack_holds(store: FolderStore, spec: StackSpec) -> None:
+    create_stack(store, spec)
+    assert sorted(stack_documents(spec)) == store.list("")
 
 
 def test_create_stack__what_is_missing_is_added(store: FolderStore, spec: StackSpec) -> None:

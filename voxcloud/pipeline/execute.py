@@ -16,14 +16,15 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-from threadpoolctl import threadpool_limits
-
 from voxcloud import __version__
-from voxcloud.errors import LeaseLostError, StorageError, VoxcloudError
+from voxcloud.errors import CorruptStoreError, LeaseLostError, VoxcloudError
+from voxcloud.pipeline.blas import one_blas_thread
 from voxcloud.plan.unit import WorkUnit
-from voxcloud.storage.lease import read_lease
+from voxcloud.storage.folder import explain
+from voxcloud.storage.lease import lease_holder
 from voxcloud.storage.records import OutputRef, Record, begin_unit, write_record
 from voxcloud.storage.store import Store, open_store
 
@@ -33,6 +34,8 @@ UNITS_PREFIX = ".voxcloud/units"
 LOG_TAIL_LINES = 20
 STATE_DONE = "done"
 STATE_FAILED = "failed"
+# What one unit may send through a scheduler; its record holds the whole.
+ANSWER_MESSAGE = 1200
 
 # A step takes the unit and the store and returns a small dictionary for its record.
 Step = Callable[[WorkUnit, Store], Mapping[str, Any]]
@@ -46,7 +49,12 @@ def unit_path(key: str) -> str:
 def execute_ref(store_url: str, key: str, run_id: str = "") -> dict[str, Any]:
     """Read a unit from the store and execute it; what goes through a scheduler is this call and its small answer."""
     store = open_store(store_url)
-    return execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, run_id)
+    answer = execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, run_id)
+    answer.pop("traceback", None)
+    message = answer.get("message", "")
+    if len(message) > ANSWER_MESSAGE:
+        answer["message"] = f"{message[:ANSWER_MESSAGE]} ... (voxcloud status prints the whole)"
+    return answer
 
 
 def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
@@ -59,12 +67,12 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
 
     started = time.time()
     clock, cpu = time.monotonic(), time.thread_time()
-    with _log_tail(unit.key) as tail, threadpool_limits(1):
+    with _log_tail(unit.key) as tail, one_blas_thread():
         try:
             _check_lease(store, run_id)
             begin_unit(store, unit.step, unit.name)
             result = dict(STEPS[unit.step](unit, store))
-            outputs = tuple(OutputRef(path, store.size(path), store.digest(path)) for path in unit.outputs)
+            outputs = tuple(_written(unit, store, path) for path in unit.outputs)
             error: dict[str, Any] | None = None
         except Exception as caught:
             LOG.debug("%s failed", unit.key, exc_info=True)
@@ -94,7 +102,7 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
                 finished=started + seconds,
                 wall_s=seconds,
                 cpu_s=cpu_s,
-                peak_mem=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                peak_mem=process_peak(),
                 host=socket.gethostname(),
                 versions=versions(),
                 result=result | {"parts": unit.parts},
@@ -107,23 +115,46 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
     return answer
 
 
+def _written(unit: WorkUnit, store: Store, path: str) -> OutputRef:
+    """Describe an output; one that is not there is an error now and not a unit that is never done."""
+    size = store.size(path)
+    if size < 0:
+        raise CorruptStoreError(
+            f"{unit.key}: expected it to have written {path}, found none. Something deletes files of {store.url} while "
+            "the study runs; end it and run the study again."
+        )
+    return OutputRef(path, size, store.digest(path))
+
+
+def process_peak() -> int:
+    """Return the largest resident memory of this process so far, in bytes.
+
+    It is the process's and not the unit's: with the engines serial and threads the units of one process share it, and
+    it never falls. A worker process of the engine local runs one unit at a time.
+    """
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
 def _check_lease(store: Store, run_id: str) -> None:
     if not run_id:
         return
-    lease = read_lease(store)
-    if lease is None or lease.run_id != run_id:
-        holder = "nobody" if lease is None else f"run {lease.run_id} on {lease.host}"
+    found, holder = lease_holder(store)
+    if found != run_id:
         raise LeaseLostError(
             f"run {run_id} lost its lease, which {holder} holds now; it writes nothing more. Start it again."
         )
 
 
 def _describe(unit: WorkUnit, error: BaseException) -> dict[str, Any]:
+    if isinstance(error, OSError) and not isinstance(error, VoxcloudError) and error.errno is not None:
+        # A disk that is full or refuses says so in the same words wherever it is met.
+        error = explain(error, Path(str(error.filename or unit.places.get("output", "."))))
     expected = isinstance(error, VoxcloudError)
     message = str(error) if expected else f"{unit.key}: {type(error).__name__}: {error}"
     return {
         "error_class": type(error).__name__,
-        "retryable": bool(getattr(error, "retryable", isinstance(error, OSError) and isinstance(error, StorageError))),
+        "retryable": bool(getattr(error, "retryable", False)),
         "message": message,
         "rerun": f"voxcloud unit run {unit.key} --output {unit.places.get('output', '.')}",
         "traceback": "" if expected else "".join(traceback.format_exception(error))[-4000:],
@@ -147,6 +178,8 @@ class _TailHandler(logging.Handler):
 def _log_tail(key: str) -> Iterator[collections.deque[str]]:
     tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
     handler = _TailHandler(key, tail)
+    if LOG.level == logging.NOTSET:
+        LOG.setLevel(logging.INFO)  # else the library's own level hides what a record should tell
     LOG.addHandler(handler)
     try:
         yield tail

@@ -36,6 +36,11 @@ def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     fits = fit_behaviour(loaded, read_cohort(loaded))
     if fits is None:
         raise CorruptStoreError(f"{unit.key}: the study file has no behaviour section any more. Run the study again.")
+    if fits.digest != unit.inputs["behaviour"]:
+        raise CorruptStoreError(
+            f"{unit.key}: expected the tables that the run was planned with, found that they were changed since. Run "
+            "the study again."
+        )
     days_of_study = loaded.study.time.reference_days if loaded.study.time is not None else ()
     scores: dict[str, Any] = {}
     tests: list[dict[str, Any]] = []
@@ -102,6 +107,7 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             for (t, s), p, key in zip(searches, smallest, keys, strict=True)
         ],
         "results": results,
+        "behaviour": info["behaviour"],
         "failed": info.get("failed", []),
         "run": info.get("run", {}),
         "versions": versions(),

@@ -21,6 +21,7 @@ LOG = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 PUT_BACK_DELAY_S = 2.0
+LOOK_S = 1.0
 
 # Raised by an engine when a worker died with the unit: the unit itself is not to blame.
 LOST_WORKER_ERRORS = ("KilledWorker", "CancelledError", "FutureCancelledError", "BrokenProcessPool", "CommClosedError")
@@ -84,11 +85,12 @@ def run_units(
     Raises
     ------
     PlanError
-        If a unit needs more memory than a worker has.
+        If a unit needs more memory than a worker has, or two units would write one object.
     LeaseLostError
         If another run took the study over.
     """
     refuse_too_large(units, engine.memory_per_worker)
+    refuse_shared_outputs(units)
     return _Loop(units, store_url, engine, lease, emit, execute).run()
 
 
@@ -101,6 +103,20 @@ def refuse_too_large(units: Sequence[WorkUnit], memory_per_worker: int) -> None:
                 f"{memory_per_worker / 1e6:.0f} MB. "
                 "Set compute.memory_per_worker higher or use fewer workers."
             )
+
+
+def refuse_shared_outputs(units: Sequence[WorkUnit]) -> None:
+    """Refuse two units that write one object: each object has one writer, always."""
+    writer: dict[str, str] = {}
+    for unit in units:
+        for path in unit.outputs:
+            # Some disks do not tell upper from lower case.
+            other = writer.setdefault(path.lower(), unit.key)
+            if other != unit.key:
+                raise PlanError(
+                    f"{unit.key}: expected objects of its own, found that {other} writes {path} too. Give models and "
+                    "contrasts names that differ in more than upper and lower case, '-' and '_'."
+                )
 
 
 class _Loop:
@@ -129,6 +145,7 @@ class _Loop:
         self.priority = {key: (STAGES.index(unit.step), order[key]) for key, unit in self.units.items()}
         self.ready = [(self.priority[key], key) for key, up in self.waiting_for.items() if not up]
         heapq.heapify(self.ready)
+        self.put_back: list[tuple[float, str]] = []
         self.running: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
         self.finished: queue.Queue[tuple[str, Future[Any]]] = queue.Queue()
@@ -136,7 +153,8 @@ class _Loop:
     def run(self) -> RunOutcome:
         start = time.monotonic()
         try:
-            while self.ready or self.running:
+            while self.ready or self.running or self.put_back:
+                self._take_put_back()
                 self._submit_ready()
                 self._take_finished()
         finally:
@@ -163,9 +181,20 @@ class _Loop:
             )
             future.add_done_callback(lambda done, key=key: self.finished.put((key, done)))  # type: ignore[misc]
 
+    def _take_put_back(self) -> None:
+        while self.put_back and self.put_back[0][0] <= time.monotonic():
+            key = heapq.heappop(self.put_back)[1]
+            heapq.heappush(self.ready, (self.priority[key], key))
+
+    def _patience(self) -> float:
+        """Return how long to wait for a unit to end: until one that was put back is due, at most a second."""
+        if not self.put_back:
+            return LOOK_S
+        return min(LOOK_S, max(0.0, self.put_back[0][0] - time.monotonic()))
+
     def _take_finished(self) -> None:
         try:
-            key, future = self.finished.get(timeout=1.0)
+            key, future = self.finished.get(timeout=self._patience())
         except queue.Empty:
             self.lease.check()
             return
@@ -179,8 +208,8 @@ class _Loop:
             self._done(key, answer)
         elif answer.get("retryable") and self.attempts[key] < MAX_ATTEMPTS:
             self.emit(Event("put-back", key, self.units[key].step, str(answer["message"])))
-            time.sleep(PUT_BACK_DELAY_S)
-            heapq.heappush(self.ready, (self.priority[key], key))
+            # Not at once, because what failed may pass; and without keeping the other units waiting.
+            heapq.heappush(self.put_back, (time.monotonic() + PUT_BACK_DELAY_S, key))
         else:
             self._failed(key, answer)
 

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import logging
-import os
-import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from voxcloud import __version__
 from voxcloud.bids.derivatives import BIDSIGNORE, dataset_description
 from voxcloud.config.load import LoadedStudy, load_study
-from voxcloud.errors import PlanError, StudyFileError
-from voxcloud.pipeline.engines import make_engine
+from voxcloud.errors import CorruptStoreError, PlanError, StudyFileError
+from voxcloud.pipeline.closing import close_plan, design_path, leftovers, summary_fingerprint, write_run_info
+from voxcloud.pipeline.engines import Engine, make_engine
 from voxcloud.pipeline.events import Event, Listener
 from voxcloud.pipeline.execute import execute, unit_path
-from voxcloud.pipeline.publishing import LOOKS, RUN_INFO
-from voxcloud.pipeline.run import RunOutcome, run_units
-from voxcloud.plan import units as make
-from voxcloud.plan.build import StudyPlan, build_plan
+from voxcloud.pipeline.run import RunOutcome, refuse_shared_outputs, refuse_too_large, run_units
+from voxcloud.plan.build import BadImages, StudyPlan, build_plan
 from voxcloud.plan.paths import DESIGNS_PREFIX
 from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
-from voxcloud.plan.unit import WorkUnit, digest_json
+from voxcloud.plan.unit import WorkUnit
 from voxcloud.storage.lease import Lease, acquire
+from voxcloud.storage.stack import allocate_rows, latest_manifest
 from voxcloud.storage.store import Store, open_store
 
 LOG = logging.getLogger(__name__)
 
 STUDY_COPY = "study.json"
 STACK_STEPS = ("stack-shard", "stack-manifest")
+TEMPLATE_STEPS = ("fit-template",)
 CLOSING_STEPS = ("summary", "report")
+# In these parts a run computes: after each it looks again at what is done, because a part may change that.
+PARTS = (STACK_STEPS, TEMPLATE_STEPS)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class StudyOutcome:
     output: str
     report: Path | None
     counts: Mapping[str, int] = field(default_factory=dict)
+    leftovers: tuple[str, ...] = ()
 
 
 def load(path: Path | str, options: RunOptions | None = None) -> LoadedStudy:
@@ -99,7 +101,13 @@ def open_output(loaded: LoadedStudy) -> Store:
     """Open the study's output and refuse the folder of another study."""
     store = open_store(loaded.resolve(loaded.study.output))
     if store.exists(STUDY_COPY):
-        other = json.loads(store.read_bytes(STUDY_COPY)).get("name")
+        try:
+            other = json.loads(store.read_bytes(STUDY_COPY))["name"]
+        except (ValueError, KeyError, TypeError):
+            raise CorruptStoreError(
+                f"{store.url}/{STUDY_COPY}: expected the study file of the last run, found something that cannot be "
+                f"read. Delete it if this is the folder of study '{loaded.study.name}', and run the study again."
+            ) from None
         if other != loaded.study.name:
             raise StudyFileError(
                 f"output {store.url}: expected the folder of study '{loaded.study.name}' or an empty one, found "
@@ -114,7 +122,7 @@ def plan_study(path: Path | str, options: RunOptions | None = None) -> PlannedSt
     start = time.monotonic()
     loaded = load(path, options)
     store = open_output(loaded)
-    plan, status = _planned(loaded, store, (options or RunOptions()).recompute)
+    plan, status = _Planner(loaded, store, (options or RunOptions()).recompute).look()
     return PlannedStudy(plan, status, time.monotonic() - start)
 
 
@@ -123,16 +131,117 @@ def study_status(path: Path | str) -> PlannedStudy:
     return plan_study(path)
 
 
-def _planned(
-    loaded: LoadedStudy, store: Store, recompute: Sequence[str] = ()
-) -> tuple[StudyPlan, dict[str, UnitStatus]]:
-    plan = build_plan(loaded, store, {})
-    status = derive_status(plan.units, store, recompute=recompute)
-    bad = bad_images(status) if loaded.study.on_bad_image == "exclude" else {}
-    if bad:
-        plan = build_plan(loaded, store, bad)
-        status = derive_status(plan.units, store, recompute=recompute)
-    return plan, status
+class _Planner:
+    """The plan of a study, made anew only where what it rests on changed: building one takes seconds."""
+
+    def __init__(self, loaded: LoadedStudy, store: Store, recompute: Sequence[str] = ()) -> None:
+        self.loaded, self.store, self.recompute = loaded, store, recompute
+        self.bad: BadImages = {}
+        self.plan = build_plan(loaded, store, self.bad)
+
+    def look(
+        self, run_id: str = "", failed: Mapping[str, str] | None = None
+    ) -> tuple[StudyPlan, dict[str, UnitStatus]]:
+        """Return the plan and the state of its units as they are now."""
+        if not self._rows_hold():
+            self.plan = build_plan(self.loaded, self.store, self.bad)
+        plan, status = self._derive(run_id, failed)
+        bad = bad_images(status) if self.loaded.study.on_bad_image == "exclude" else {}
+        if bad != self.bad:
+            self.bad = bad
+            self.plan = build_plan(self.loaded, self.store, bad)
+            plan, status = self._derive(run_id, failed)
+        return plan, status
+
+    def _derive(self, run_id: str, failed: Mapping[str, str] | None) -> tuple[StudyPlan, dict[str, UnitStatus]]:
+        plan = close_plan(self.plan, self.store, failed)
+        return plan, derive_status(plan.units, self.store, recompute=self.recompute, run_id=run_id)
+
+    def _rows_hold(self) -> bool:
+        """Whether the images still get the rows that the plan gives them: another run may have written manifests."""
+        return all(
+            allocate_rows(latest_manifest(self.store, stack.spec), [i.identity for i in stack.images])
+            == stack.allocation
+            for stack in self.plan.stacks.values()
+        )
+
+
+class _Run:
+    """One run of a study under its lease."""
+
+    def __init__(self, planner: _Planner, engine: Engine, lease: Lease, emit: Listener) -> None:
+        self.planner, self.store = planner, planner.store
+        self.engine, self.lease, self.emit = engine, lease, emit
+        self.total = RunOutcome()
+        self.start = time.monotonic()
+        self.plan, self.status = planner.look(lease.run_id)
+
+    def run(self) -> Path | None:
+        """Compute what is not done, part by part, and return the report's path."""
+        refuse_too_large([s.unit for s in self.status.values() if s.to_compute], self.engine.memory_per_worker)
+        refuse_shared_outputs(self.plan.units)
+        _write_study(self.planner.loaded, self.store)
+        _write_designs(self.plan, self.store)
+        self._announce()
+        for steps in PARTS:
+            # Shards that came out with other bytes than the manifest names make it stale, once.
+            while todo := self._todo(steps):
+                self._compute(todo)
+                self._look(steps)
+        self._announce()
+        self._compute(self._todo())
+        return self._close()
+
+    def _look(self, computed: Sequence[str]) -> None:
+        self.planner.recompute = [step for step in self.planner.recompute if step not in computed]
+        before = self.planner.plan
+        self.plan, self.status = self.planner.look(self.lease.run_id)
+        if self.planner.plan is not before:
+            _write_designs(self.plan, self.store)
+
+    def _todo(self, steps: Sequence[str] = ()) -> list[WorkUnit]:
+        """Return the units that are not done, without those that failed or wait for one that did."""
+        blocked = {*self.total.failed, *self.total.unavailable}
+        ran = Counter(self.total.computed)
+        units = [
+            s.unit
+            for s in self.status.values()
+            if s.to_compute
+            and (s.unit.step in steps if steps else s.unit.step not in CLOSING_STEPS)
+            and s.unit.key not in blocked
+            and ran[s.unit.key] < (2 if s.unit.step == "stack-manifest" else 1)
+        ]
+        kept, gone = _without_blocked(units, blocked)
+        self.total.unavailable |= gone
+        return kept
+
+    def _compute(self, units: Sequence[WorkUnit]) -> None:
+        for unit in units:
+            self.store.write_bytes(unit_path(unit.key), unit.to_json().encode())
+        self.total.add(run_units(units, self.store.url, self.engine, lease=self.lease, emit=self.emit))
+
+    def _announce(self) -> None:
+        todo: dict[str, int] = {}
+        closing = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in CLOSING_STEPS]
+        for unit in (*self._todo(), *closing):
+            todo[unit.step] = todo.get(unit.step, 0) + 1
+        self.emit(Event("planned", totals=todo))
+
+    def _close(self) -> Path | None:
+        """Gather results; with failures too, so that a report exists and names them."""
+        total = self.total
+        broken = {key: str(answer["message"]) for key, answer in total.failed.items()} | total.unavailable
+        if not any(u.step == "inference" and u.key not in broken for u in self.plan.units):
+            return None
+        self.plan, self.status = self.planner.look(self.lease.run_id, broken)
+        todo = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in CLOSING_STEPS]
+        if todo:
+            self.lease.check()
+            write_run_info(self.plan, self.store, total, time.monotonic() - self.start)
+            self._compute(todo)
+        if any(unit.key in total.failed for unit in todo):
+            return None
+        return Path(self.store.local_path("report.html"))
 
 
 def run_study(path: Path | str, options: RunOptions | None = None, listeners: Sequence[Listener] = ()) -> StudyOutcome:
@@ -153,28 +262,16 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
         for listener in listeners:
             listener(event)
 
-    build_plan(loaded, store, {})  # everything that can be refused is refused before the first byte is written
-    run_id = uuid.uuid4().hex[:12]
-    with acquire(store, run_id) as lease, make_engine(loaded.study.compute) as engine:
-        _write_study(loaded, store)
-        total = RunOutcome()
-        plan, status = _planned(loaded, store, options.recompute)
-        _announce(status, emit)
-        stacking = [s.unit for s in status.values() if s.to_compute and s.unit.step in STACK_STEPS]
-        total.add(_run(stacking, store, engine, lease, emit))
-        plan, status = _planned(loaded, store, [s for s in options.recompute if s not in STACK_STEPS])
-        _announce(status, emit)
-        _write_designs(plan, store)
-        middle = [s.unit for s in status.values() if s.to_compute and s.unit.step not in (*STACK_STEPS, *CLOSING_STEPS)]
-        blocked = set(total.failed) | set(total.unavailable)
-        middle, gone = _without_blocked(middle, blocked)
-        total.unavailable |= gone
-        total.add(_run(middle, store, engine, lease, emit))
-        report = _close(loaded, plan, store, engine, lease, emit, total, start)
+    # Everything that can be refused is refused before the first byte is written.
+    planner = _Planner(loaded, store, options.recompute)
+    with acquire(store, uuid.uuid4().hex[:12]) as lease, make_engine(loaded.study.compute) as engine:
+        run = _Run(planner, engine, lease, emit)
+        report = run.run()
+    plan, total = run.plan, run.total
     emit(Event("run-ended", totals=_totals(plan, total)))
     done = len(plan.units) - len(total.computed) - len(total.failed) - len(total.unavailable)
     return StudyOutcome(
-        tuple(total.computed),
+        tuple(dict.fromkeys(total.computed)),
         total.failed,
         total.unavailable,
         plan.problems,
@@ -184,6 +281,7 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
         store.url,
         report,
         _totals(plan, total),
+        leftovers(plan, store),
     )
 
 
@@ -194,14 +292,6 @@ def _totals(plan: StudyPlan, total: RunOutcome) -> dict[str, int]:
         "failed": len(total.failed),
         "unavailable": len(total.unavailable),
     }
-
-
-def _announce(status: Mapping[str, UnitStatus], emit: Listener) -> None:
-    todo: dict[str, int] = {}
-    for item in status.values():
-        if item.to_compute:
-            todo[item.unit.step] = todo.get(item.unit.step, 0) + 1
-    emit(Event("planned", totals=todo))
 
 
 def _without_blocked(units: Sequence[WorkUnit], blocked: set[str]) -> tuple[list[WorkUnit], dict[str, str]]:
@@ -218,12 +308,6 @@ def _without_blocked(units: Sequence[WorkUnit], blocked: set[str]) -> tuple[list
     return kept, gone
 
 
-def _run(units: Sequence[WorkUnit], store: Store, engine: Any, lease: Lease, emit: Listener) -> RunOutcome:
-    for unit in units:
-        store.write_bytes(unit_path(unit.key), unit.to_json().encode())
-    return run_units(units, store.url, engine, lease=lease, emit=emit)
-
-
 def _write_study(loaded: LoadedStudy, store: Store) -> None:
     tree = loaded.study.model_dump(mode="json", by_alias=True)
     store.write_bytes(STUDY_COPY, json.dumps(tree, indent=1, sort_keys=True).encode())
@@ -236,15 +320,15 @@ def _write_study(loaded: LoadedStudy, store: Store) -> None:
 def _write_designs(plan: StudyPlan, store: Store) -> None:
     for digest, design in plan.designs.items():
         path = f"{DESIGNS_PREFIX}/{digest}.json"
-        if not store.exists(path):
-            store.write_bytes(path, json.dumps(design, sort_keys=True).encode())
+        data = json.dumps(design, sort_keys=True).encode()
+        # Named by its content: other bytes are damage, and every unit would refuse them.
+        if not store.exists(path) or store.read_bytes(path) != data:
+            store.write_bytes(path, data)
     by_model: dict[str, dict[str, Any]] = {}
     for design in plan.designs.values():
         by_model.setdefault(design["model"], {})[design["stack"]] = design
     for model, stacks in by_model.items():
-        store.write_bytes(
-            f"results/model-{model}/design.json", json.dumps(_design_page(stacks), sort_keys=True).encode()
-        )
+        store.write_bytes(design_path(model), json.dumps(_design_page(stacks), sort_keys=True).encode())
 
 
 def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -280,99 +364,17 @@ def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _close(
-    loaded: LoadedStudy,
-    plan: StudyPlan,
-    store: Store,
-    engine: Any,
-    lease: Lease,
-    emit: Listener,
-    total: RunOutcome,
-    start: float,
-) -> Path | None:
-    """Gather results; with failures too, so that a report exists and names them."""
-    broken = sorted({*total.failed, *total.unavailable})
-    context = make.Context(loaded, store.url, plan.grid, {"study": plan.searches})
-    closing = make.closing_units(context, [u for u in plan.units if u.step not in CLOSING_STEPS], broken)
-    if not any(u.step == "inference" and u.key not in broken for u in plan.units):
-        return None
-    todo = [s.unit for s in derive_status(closing, store).values() if s.to_compute]
-    if not todo and not total.computed:
-        return Path(store.local_path("report.html"))
-    lease.check()
-    store.write_bytes(RUN_INFO, json.dumps(_run_info(loaded, plan, store, total, start), allow_nan=False).encode())
-    closing_outcome = _run(todo, store, engine, lease, emit)
-    total.add(closing_outcome)
-    return None if closing_outcome.failed else Path(store.local_path("report.html"))
-
-
-def _run_info(loaded: LoadedStudy, plan: StudyPlan, store: Store, total: RunOutcome, start: float) -> dict[str, Any]:
-    """Return what the summary needs beside the results: who, where, when, what failed."""
-    images = {image.identity for stack in plan.stacks.values() for image in stack.images}
-    images_digest = digest_json(sorted(images))
-    looks: list[str] = json.loads(store.read_bytes(LOOKS)) if store.exists(LOOKS) else []
-    if images_digest not in looks:
-        looks.append(images_digest)
-        store.write_bytes(LOOKS, json.dumps(looks).encode())
-    shards = {
-        stack.name: [
-            [u.name, u.fingerprint[:16]]
-            for u in plan.units
-            if u.step == "stack-shard" and u.name.startswith(f"{stack.name}/")
-        ]
-        for stack in plan.stacks.values()
-    }
-    return {
-        "study": loaded.study.name,
-        "study_file": str(loaded.path),
-        "look": looks.index(images_digest) + 1,
-        "images_digest": images_digest,
-        "results": [u.outputs[0] for u in plan.units if u.step == "inference"],
-        "failed": [
-            {"unit": k, **{n: v for n, v in a.items() if n in ("message", "rerun", "error_class")}}
-            for k, a in total.failed.items()
-        ]
-        + [{"unit": k, "message": reason} for k, reason in total.unavailable.items()],
-        "problems": list(plan.problems),
-        "run": {
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-            "host": socket.gethostname(),
-            "cores": os.cpu_count(),
-            "engine": loaded.study.compute.engine,
-            "seconds": time.monotonic() - start,
-            "cpu_s": total.cpu_s,
-            "units": len(plan.units),
-            "computed": len(total.computed),
-        },
-        "cohort": {
-            "participants_n": len({p for p, _, _ in images}),
-            "images_n": len(images),
-            "sessions_n": len({(p, s) for p, s, _ in images}),
-            "left_out": [vars(item) for item in plan.left_out],
-            "warnings": list(plan.warnings),
-        },
-        "stacks": [
-            {
-                "map": s.map,
-                "label": s.label,
-                "images": len(s.images),
-                "units": s.spec.units,
-                "n_voxels": len(plan.grid.voxel_index),
-                "shards": shards[s.name],
-            }
-            for s in plan.stacks.values()
-        ],
-    }
-
-
 def write_study_report(path: Path | str) -> Path:
     """Write tables and report again from the results that are there."""
     loaded = load(path)
     store = open_output(loaded)
-    plan, _ = _planned(loaded, store)
-    unit = next(u for u in plan.units if u.step == "report")
-    if not store.exists("results/summary.json"):
+    plan = close_plan(build_plan(loaded, store, {}), store)
+    fingerprint = summary_fingerprint(store, plan.by_key["summary/study"])
+    if not fingerprint or not store.exists("results/summary.json"):
         raise PlanError(f"{store.url}: no results yet. Run the study first: voxcloud run {path}")
+    unit = plan.by_key["report/study"]
+    # The summary that is there may be another than today's plan would make; the record must say so.
+    unit = replace(unit, inputs={**unit.inputs, "summary": fingerprint})
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
         answer = execute(unit, store, lease.run_id)
     if answer["state"] != "done":
@@ -381,7 +383,15 @@ def write_study_report(path: Path | str) -> Path:
 
 
 def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
-    """Run one unit alone, as the last run planned it."""
+    """Run one unit alone, as the last run planned it.
+
+    Raises
+    ------
+    PlanError
+        If no such unit was planned, or one that it waits for is not done.
+    LeaseHeldError
+        If a run works on the study.
+    """
     store = open_store(str(output))
     if not store.exists(unit_path(key)):
         raise PlanError(
@@ -389,4 +399,16 @@ def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
             "that status prints."
         )
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
-        return execute(WorkUnit.from_json(store.read_bytes(unit_path(key))), store, lease.run_id)
+        unit = _planned_unit(store, key)
+        upstream = derive_status([_planned_unit(store, up) for up in unit.upstream], store, run_id=lease.run_id)
+        for up, found in upstream.items():
+            if found.state != "done":
+                raise PlanError(
+                    f"{key}: expected {up} to be done, found it {found.state} ({found.reason}). Run it first: voxcloud "
+                    f"unit run {up} --output {output}; or the whole study, which computes what is missing."
+                )
+        return execute(unit, store, lease.run_id)
+
+
+def _planned_unit(store: Store, key: str) -> WorkUnit:
+    return WorkUnit.from_json(store.read_bytes(unit_path(key)))

@@ -18,6 +18,7 @@ from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
 from voxcloud.errors import DesignError, MaskError, PlanError, StudyFileError, TableError, VoxcloudError, nearest
 from voxcloud.plan import units as make
+from voxcloud.plan.closing import behaviour_unit
 from voxcloud.plan.design import build_design
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
 from voxcloud.plan.selection import ImageRef, LeftOut, Selection, select
@@ -47,7 +48,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a run would do."""
+    """Everything that a run would do; the units that gather results come last (``plan.closing``)."""
 
     loaded: LoadedStudy
     cohort: Cohort
@@ -196,8 +197,7 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         tissue = stacks.get(_tissue_stack(loaded, selection.label))
         units += make.model_units(context, stacks[selection.stack], selection.model, design, tissue, bad_images)
     if behaviour is not None:
-        units.append(make.behaviour_unit(context, behaviour))
-    units += make.closing_units(context, units, [])
+        units.append(behaviour_unit(context, behaviour))
     return StudyPlan(
         loaded=loaded,
         cohort=cohort,

@@ -40,6 +40,12 @@ def group_objects(design: Mapping[str, Any], index: int) -> list[str]:
     return names + [f"residual_{c}/c/0/{index}" for c in design["coefficients"]]
 
 
+def fit_documents(design: Mapping[str, Any]) -> list[str]:
+    """Return the metadata objects of a fit's group, relative to it; the group's own comes last."""
+    names = {name.split("/c/")[0] for name in (*block_objects(design, 0), *group_objects(design, 0))}
+    return [*(f"{name}/zarr.json" for name in sorted(names)), "zarr.json"]
+
+
 def search_result_path(model: str, stack: str, coefficient: str, contrast: str) -> str:
     """Return where the result of a search lies."""
     return f"results/model-{model}/{stack}__{coefficient}__{contrast}.json"

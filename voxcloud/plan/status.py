@@ -33,22 +33,38 @@ class UnitStatus:
 
 
 def derive_status(
-    units: Sequence[WorkUnit], store: Store, *, verify: bool = True, recompute: Sequence[str] = ()
+    units: Sequence[WorkUnit], store: Store, *, verify: bool = True, recompute: Sequence[str] = (), run_id: str = ""
 ) -> dict[str, UnitStatus]:
     """Return the state of every unit; the states' counts add up to the number of units.
 
     done: a record with this fingerprint exists and (``verify``) its outputs still have the recorded digests.
     stale: computed earlier from something else, or its outputs are gone or changed. running: claimed by a living lease.
     failed: tried with this very fingerprint and failed. unavailable: waits for a failed unit. waiting: everything else.
+    Of the run ``run_id``, which asks between two of its stages, nothing runs.
     """
     records = list_records(store)
     lease = read_lease(store, look_only=True)
-    running = set(lease.running) if lease is not None and lease.alive else set()
+    other = lease is not None and lease.run_id != run_id and lease.alive
+    running = set(lease.running) if lease is not None and other else set()
     found: dict[str, UnitStatus] = {}
     for unit in units:
         known = records.get((unit.step, unit.name), [])
         found[unit.key] = _state_of(unit, known, store, unit.key in running, verify, unit.step in recompute)
+        if unit.step == "stack-manifest" and found[unit.key].state == "done":
+            found[unit.key] = _names_its_shards(found[unit.key], found)
     return _spread(units, found)
+
+
+def _names_its_shards(own: UnitStatus, found: Mapping[str, UnitStatus]) -> UnitStatus:
+    """Mark a manifest as stale whose shards were written anew with other bytes.
+
+    A shard whose replaced images are gone comes out without them: the living rows are the same, the bytes are not.
+    """
+    records = [found[up].record for up in own.unit.upstream if up in found and found[up].state == "done"]
+    shards = {output.path: output.digest for record in records if record is not None for output in record.outputs}
+    before = own.record.result.get("shards", {}) if own.record is not None else {}
+    differs = [path for path, digest in shards.items() if before.get(path, digest) != digest]
+    return UnitStatus(own.unit, "stale", f"{differs[0]} was written anew", record=own.record) if differs else own
 
 
 def _state_of(

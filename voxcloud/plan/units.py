@@ -9,23 +9,34 @@ from typing import TYPE_CHECKING, Any
 from voxcloud.bids.images import MaskGrid
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
-from voxcloud.plan.paths import block_objects, fit_folder, fit_prefix, group_objects, search_result_path, stat_paths
+from voxcloud.plan.paths import (
+    block_objects,
+    fit_documents,
+    fit_folder,
+    fit_prefix,
+    group_objects,
+    search_result_path,
+    stat_paths,
+)
 from voxcloud.plan.selection import ImageRef
-from voxcloud.plan.unit import WorkUnit, digest_json
+from voxcloud.plan.unit import STEP_VERSIONS, WorkUnit, digest_json
 from voxcloud.schema import variable
-from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path
+from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path, stack_documents
 
 if TYPE_CHECKING:
     from voxcloud.plan.build import BadImages, Stack
-    from voxcloud.plan.scores import BehaviourFits
 
 # Voxels of one fit unit: two of the stack's blocks. Fixed, so that no result depends on workers or memory.
 BLOCK_VOXELS = 10_000
 UNIT_VOXELS = 20_000
 SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
+# Relabelling beside random fields happens without being asked for up to this much memory.
+AUTO_PERMUTATION_BYTES = 1_000_000_000
 # Peak memory beyond arrays that a unit's projection accounts for: buffers of compression and of the array library.
 SLACK_BYTES = 48_000_000
+# What reads a stack names the images and not the shards that hold them; so it must say how images become shards.
+STACK_VERSION = f"stack-shard version {STEP_VERSIONS['stack-shard']}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +153,11 @@ def _manifest_unit(context: Context, stack: Stack, shards: Sequence[WorkUnit]) -
         | {unit.name: unit.fingerprint for unit in shards},
         places=context.places(rows=rows, number=stack.allocation.manifest_number),
         upstream=tuple(unit.key for unit in shards),
-        outputs=(f"{manifest_prefix(stack.spec)}-{stack.allocation.manifest_number}.json",),
+        # The array's metadata are this unit's too: it is the last that writes them, and readers need them whole.
+        outputs=(
+            f"{manifest_prefix(stack.spec)}-{stack.allocation.manifest_number}.json",
+            *stack_documents(stack.spec),
+        ),
         projected_mem=SLACK_BYTES,
         bytes_written=200 * len(rows),
         expected_s=0.05,
@@ -177,7 +192,7 @@ def model_units(
         params=base | {"unit_voxels": UNIT_VOXELS, "residual_images": MAX_RESIDUAL_IMAGES},
         inputs={"design": digest, "mask": context.mask_digest},
         places=context.places(),
-        outputs=(f"{fit_prefix(model.name, stack.name)}/zarr.json",),
+        outputs=tuple(f"{fit_prefix(model.name, stack.name)}/{p}" for p in fit_documents(design)),
         projected_mem=SLACK_BYTES,
         expected_s=0.05,
     )
@@ -206,7 +221,9 @@ def model_units(
             for unit, start in zip(blocks, range(0, context.voxels, UNIT_VOXELS), strict=True)
         ]
         units += fits
-    units += _search_units(context, model, stack, base, digest, design, fits)
+    # What is read besides the fits: a unit waits for all of it, also where what lies between is done.
+    read = tuple(unit.key for unit in units if unit.step in ("fit-template", "fit-block", "fit-covariance"))
+    units += _search_units(context, model, stack, base, digest, design, fits, read)
     return units
 
 
@@ -232,7 +249,7 @@ def _tissue_unit(
             "shard_rows": SHARD_ROWS,
             "block_voxels": BLOCK_VOXELS,
         },
-        inputs={"tissue images": digest_json(identity), "mask": context.mask_digest},
+        inputs={"tissue images": digest_json(identity), "mask": context.mask_digest, "stack": STACK_VERSION},
         places=context.places(images=identity),
         upstream=(f"stack-manifest/{tissue.name}",),
         outputs=(f"masks/{name}.npy",),
@@ -263,6 +280,7 @@ def _block_unit(
     voxels = min(UNIT_VOXELS, context.voxels - start)
     written = voxels * (terms * (people + residuals) * 4 + tests * 24 + terms * 8 + 3)
     inputs = {"design": design_digest, "template": template.fingerprint, "mask": context.mask_digest}
+    inputs["stack"] = STACK_VERSION
     upstream = [template.key, f"stack-manifest/{stack.name}"]
     places = context.places()
     if tissue is not None:
@@ -305,7 +323,7 @@ def _whitened_unit(
         params=dict(block.params),
         inputs={"design": design_digest, "covariance": covariance.fingerprint, "values": block.fingerprint},
         places=context.places(),
-        upstream=(covariance.key,),
+        upstream=(block.key, covariance.key),
         outputs=tuple(f"{prefix}/{p}" for p in group_objects({"coefficients": coefficients}, index)),
         projected_mem=block.projected_mem,
         bytes_read=block.bytes_read,
@@ -323,6 +341,7 @@ def _search_units(
     design_digest: str,
     design: Mapping[str, Any],
     fits: Sequence[WorkUnit],
+    read: tuple[str, ...],
 ) -> list[WorkUnit]:
     units: list[WorkUnit] = []
     study = context.loaded.study
@@ -339,7 +358,7 @@ def _search_units(
             params={**base, "coefficient": coefficient},
             inputs={"design": design_digest, **fit_inputs},
             places=context.places(),
-            upstream=tuple(unit.key for unit in fits),
+            upstream=tuple(dict.fromkeys((*read, *(unit.key for unit in fits)))),
             outputs=tuple(
                 f"{fit_folder(model.name, stack.name)}/{file}"
                 for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
@@ -349,6 +368,9 @@ def _search_units(
             expected_s=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 2e-7,
         )
         units.append(smooth)
+        beside = _permute_beside(context, model, len(entry["participants"]))
+        permutes = beside != "never" or model.inference.method == "permutation"
+        permutation_mem = _permutation_bytes(context, len(entry["participants"])) if permutes else 0
         for contrast, test in entry["tests"].items():
             stem = f"{model.name}/{stack.name}/{coefficient}_{contrast}"
             units.append(
@@ -361,7 +383,8 @@ def _search_units(
                         "contrast": contrast,
                         "alternative": test["alternative"],
                         "family_size": family,
-                        "inference": model.inference.model_dump(),
+                        "inference": model.inference.model_dump(exclude={"permutation_beside"}),
+                        "permute_beside": beside,
                         "volumes": sorted(volumes),
                     },
                     inputs={"design": design_digest, "smoothness": smooth.fingerprint, **fit_inputs, **volume_digests}
@@ -372,18 +395,33 @@ def _search_units(
                         if study.atlas
                         else None,
                     ),
-                    upstream=(smooth.key,),
+                    upstream=(*smooth.upstream, smooth.key),
                     outputs=(
                         search_result_path(model.name, stack.name, coefficient, contrast),
                         *stat_paths(model.name, stack.map, stack.label, coefficient, contrast, test["kind"]),
                     ),
-                    projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + SLACK_BYTES,
+                    projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + permutation_mem + SLACK_BYTES,
                     bytes_read=context.voxels * 8 * 4,
                     bytes_written=context.voxels * 4 * 8,
                     expected_s=0.3 + context.voxels * 4e-6,
                 )
             )
     return units
+
+
+def _permutation_bytes(context: Context, people: int) -> int:
+    """Return the bytes of data and residuals in float64 and of the places of their neighbours."""
+    return people * context.voxels * 8 * 3 + context.voxels * 160
+
+
+def _permute_beside(context: Context, model: Model, people: int) -> str:
+    """Return when an inference unit relabels beside random fields: `auto` only where this takes moderate memory."""
+    asked = model.inference.permutation_beside
+    if model.inference.method == "permutation":
+        return "never"
+    if asked == "auto" and _permutation_bytes(context, people) > AUTO_PERMUTATION_BYTES:
+        return "never"
+    return asked
 
 
 def _atlas_digests(context: Context) -> dict[str, str]:
@@ -398,59 +436,3 @@ def _atlas_digests(context: Context) -> dict[str, str]:
 def _smoothness_bytes(context: Context, people: int) -> int:
     images = min(people, MAX_RESIDUAL_IMAGES)
     return 8 * images * UNIT_VOXELS * 8 + context.voxels * 80 + _grid_bytes(context) * 2 + SLACK_BYTES
-
-
-def behaviour_unit(context: Context, fits: BehaviourFits) -> WorkUnit:
-    """Return the unit that writes the learning curves and their tests."""
-    return WorkUnit(
-        step="behaviour",
-        name="learning-curves",
-        params={
-            "scores": {
-                n: s.model_dump()
-                for n, s in (context.loaded.study.behaviour.scores.items() if context.loaded.study.behaviour else ())
-            }
-        },
-        inputs={"behaviour": fits.digest},
-        places=context.places(study_file=str(context.loaded.path)),
-        outputs=("results/behaviour.json",),
-        projected_mem=SLACK_BYTES,
-        expected_s=0.5,
-    )
-
-
-def closing_units(context: Context, units: Sequence[WorkUnit], failed: Sequence[str]) -> list[WorkUnit]:
-    """Return the units that gather what the others made; with failures they say so."""
-    made = [u for u in units if u.step in ("inference", "behaviour", "stack-manifest") and u.key not in failed]
-    study = context.loaded.study
-    summary = WorkUnit(
-        step="summary",
-        name="study",
-        params={
-            "family": study.family,
-            "analysis": study.analysis,
-            "searches": context.searches["study"],
-            "failed": sorted(failed),
-        },
-        inputs={unit.key: unit.fingerprint for unit in made},
-        places=context.places(study_file=str(context.loaded.path)),
-        upstream=tuple(unit.key for unit in made),
-        outputs=("results/summary.json", "results/cohort.json"),
-        projected_mem=SLACK_BYTES,
-        expected_s=1.0,
-    )
-    report = WorkUnit(
-        step="report",
-        name="study",
-        params={"template": study.template or "MNI152"},
-        inputs={"summary": summary.fingerprint},
-        places=context.places(
-            study_file=str(context.loaded.path),
-            template=context.loaded.resolve(study.template) if study.template else None,
-        ),
-        upstream=(summary.key,),
-        outputs=("report.html",),
-        projected_mem=400_000_000,
-        expected_s=40.0,
-    )
-    return [summary, report]

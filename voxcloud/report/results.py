@@ -34,6 +34,12 @@ class Comparison:
         return sorted(pairs, key=lambda pair: (pair[1]["p_fwe"], -pair[1]["size_voxels"]))
 
     @property
+    def permuted_beside(self) -> bool:
+        """Whether some cluster has the p of a permutation beside the one that decides."""
+        instead = (self.tree.get("inference") or {}).get("method") == "permutation"
+        return not instead and any(c.get("p_permutation") is not None for _, c in self.found)
+
+    @property
     def is_t(self) -> bool:
         """Whether the contrast is a t contrast."""
         return str(self.tree.get("kind", "t")) == "t"
@@ -161,7 +167,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except ValueError as error:
         raise CorruptStoreError(
             f"{path}: expected JSON, found {error}. Delete the file and run the study again."
@@ -169,6 +175,11 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise CorruptStoreError(f"{path}: expected a JSON object, found a {type(tree).__name__}. Run the study again.")
     return tree
+
+
+def _refuse(name: str) -> None:
+    """Refuse NaN and infinities: a page that printed them would look like a result."""
+    raise ValueError(f"the value {name}, which is no number")
 
 
 def _read_result(path: Path) -> dict[str, Any]:
@@ -179,6 +190,12 @@ def _read_result(path: Path) -> dict[str, Any]:
             f"{path}: expected a search result, found no {', '.join(missing)}. Run the study again."
         )
     return tree
+
+
+def effect_units(tree: Tree) -> str:
+    """Return the units of a comparison's effect: those of the coefficient, for a regression per unit of its score."""
+    units, score = str(tree.get("units", "")), scores_of(tree)
+    return f"{units} per unit of {score[0]}" if units and score else units
 
 
 def scores_of(tree: Tree) -> tuple[str, dict[str, float]] | None:

@@ -78,8 +78,10 @@ def template_documents(arrays: Sequence[ArrayTemplate], attributes: Mapping[str,
 def create_template(store: Store, prefix: str, arrays: Sequence[ArrayTemplate], attributes: Mapping[str, Any]) -> None:
     """Write the metadata of a group and its arrays.
 
-    A group with the same metadata is left as it is; one with other metadata is deleted with everything in it, because
-    no chunk of it belongs to the new template.
+    A group with other metadata is deleted with everything in it, because no chunk of it belongs to the new template.
+    Of the same group, what is missing or damaged is written anew and the chunks stay: whether they are whole is what
+    the records of those that wrote them say. So it is too where the group's own metadata, which come last, are not
+    there or cannot be read: a run was ended while it made or deleted the group.
 
     Raises
     ------
@@ -88,13 +90,18 @@ def create_template(store: Store, prefix: str, arrays: Sequence[ArrayTemplate], 
     """
     declared = [[a.name, list(a.shape), list(a.chunks), a.dtype] for a in arrays]
     wanted = template_documents(arrays, {"schema_version": STACK_SCHEMA, **attributes, "arrays": declared})
-    if store.exists(f"{prefix}/{METADATA}"):
-        check_schema(read_metadata(store, prefix), prefix)
-        if all(same_document(store, f"{prefix}/{path}", document) for path, document in wanted.items()):
-            return
-    store.delete_prefix(prefix)
+    found = read_metadata(store, prefix) if store.exists(f"{prefix}/{METADATA}") else {}
+    check_schema(found, prefix)
+    if found and found != json.loads(wanted[METADATA]):
+        store.delete_prefix(prefix)
+    elif not found:
+        names = {a.name for a in arrays}
+        for path in store.list(prefix):
+            if path.removeprefix(f"{prefix}/").partition("/")[0] not in names:
+                store.delete(path)
     for path, document in wanted.items():
-        store.write_bytes(f"{prefix}/{path}", document)
+        if not same_document(store, f"{prefix}/{path}", document):
+            store.write_bytes(f"{prefix}/{path}", document)
 
 
 def same_document(store: Store, path: str, wanted: bytes) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,11 +59,14 @@ __all__ = [
     "manifest_prefix",
     "read_block",
     "shard_path",
+    "stack_documents",
     "stack_prefix",
     "verify_manifest",
     "write_manifest",
     "write_shard",
 ]
+
+LOG = logging.getLogger(__name__)
 
 # Manifests lie beside the Zarr group, not in it, so that other programs open it without a warning.
 GROUP = "stack.zarr"
@@ -132,6 +136,12 @@ def shard_path(spec: StackSpec, shard: int) -> str:
     return f"{_values(stack_prefix(spec))}/c/{shard}/0"
 
 
+def stack_documents(spec: StackSpec) -> tuple[str, ...]:
+    """Return the objects that every reader of a stack needs: metadata and voxel index."""
+    names = (METADATA, f"{VALUES}/{METADATA}", f"{VOXEL_INDEX}/{METADATA}", f"{VOXEL_INDEX}/c/0")
+    return tuple(f"{stack_prefix(spec)}/{GROUP}/{name}" for name in names)
+
+
 def _values(prefix: str) -> str:
     return f"{prefix}/{GROUP}/{VALUES}"
 
@@ -140,7 +150,8 @@ def create_stack(store: Store, spec: StackSpec, *, recreate: bool = False) -> No
     """Write a stack's metadata and voxel index if they are not there.
 
     Objects are created if absent and all writers of one specification write the same bytes, so several units may call
-    this at once. The array starts with one shard's rows; ``write_manifest`` makes it longer.
+    this at once. What was cut short or damaged is written anew. The array starts with one shard's rows;
+    ``write_manifest`` makes it longer.
 
     Parameters
     ----------
@@ -169,24 +180,32 @@ def create_stack(store: Store, spec: StackSpec, *, recreate: bool = False) -> No
 
 
 def _create(store: Store, prefix: str, wanted: dict[str, bytes]) -> list[str]:
-    """Write what is absent; return what differs between what is there and what is wanted."""
+    """Write what is absent or damaged; return what differs between what is there and what is wanted."""
     if store.exists(f"{prefix}/{METADATA}"):
         check_schema(read_metadata(store, prefix), prefix)
     differs: list[str] = []
+    damaged: list[str] = []
     for name, data in wanted.items():
         path = f"{prefix}/{name}"
         if not store.exists(path) and store.create_if_absent(path, data):
             continue
         there = store.read_bytes(path)
-        if name.endswith(METADATA):
-            differs += _differences(_comparable(there), _comparable(data))
+        found = _comparable(there) if name.endswith(METADATA) else None
+        if found is not None:
+            differs += _differences(found, _comparable(data) or {})
         elif there != data:
-            differs.append(name)
+            damaged.append(name)
+    for name in damaged if not differs else ():
+        LOG.warning("%s/%s was damaged and is written anew", prefix, name)
+        store.write_bytes(f"{prefix}/{name}", wanted[name])
     return differs
 
 
-def _comparable(document: bytes) -> dict[str, Any]:
-    """Return of a metadata object what makes the stack: not who wrote it, nor how many images it has room for."""
+def _comparable(document: bytes) -> dict[str, Any] | None:
+    """Return of a metadata object what makes the stack: not who wrote it, nor how many images it has room for.
+
+    None if it is not the metadata of anything.
+    """
     try:
         tree = json.loads(document)
         attributes = {k: v for k, v in tree.pop("attributes", {}).items() if k != "creator"}
@@ -194,7 +213,7 @@ def _comparable(document: bytes) -> dict[str, Any]:
             tree["shape"] = tree["shape"][1:]
         return {**tree, **attributes}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {"metadata": "not readable"}
+        return None
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -1,0 +1,147 @@
+"""The end of a run: what is told beside results, the units that gather everything, and what lies there unasked."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from voxcloud.pipeline.publishing import LOOKS, RUN_INFO
+from voxcloud.pipeline.run import RunOutcome
+from voxcloud.plan import units as make
+from voxcloud.plan.build import StudyPlan
+from voxcloud.plan.closing import closing_units
+from voxcloud.plan.unit import WorkUnit, digest_json
+from voxcloud.storage.store import Store
+
+RESULT_FOLDERS = ("results", "stats", "fits")
+
+
+def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None = None) -> StudyPlan:
+    """Return a plan with the units that gather results; ``failed`` gives the reason of each unit that has none."""
+    failed = failed or {}
+    context = make.Context(plan.loaded, store.url, plan.grid, {"study": plan.searches})
+    told = {
+        "cohort": _cohort(plan) | {"stacks": _stacks(plan)},
+        "problems": list(plan.problems),
+        "failures": dict(failed),
+        "look": [_images_digest(plan), _look(plan, store)[0]],
+    }
+    closing = closing_units(context, plan.units, list(failed), told)
+    return replace(plan, units=(*plan.units, *closing), by_key={**plan.by_key, **{unit.key: unit for unit in closing}})
+
+
+def write_run_info(plan: StudyPlan, store: Store, total: RunOutcome, seconds: float) -> None:
+    """Write what the summary needs beside the results, and count a look at data that were not looked at before."""
+    broken = {*total.failed, *total.unavailable}
+    look, looks = _look(plan, store)
+    if len(looks) < look:
+        store.write_bytes(LOOKS, json.dumps([*looks, _images_digest(plan)]).encode())
+    info = {
+        "study": plan.loaded.study.name,
+        "study_file": str(plan.loaded.path),
+        "look": look,
+        "images_digest": _images_digest(plan),
+        # Of a unit that failed there may be a result of an earlier run: it is none of this one.
+        "results": [u.outputs[0] for u in plan.units if u.step == "inference" and u.key not in broken],
+        "behaviour": any(u.step == "behaviour" and u.key not in broken for u in plan.units),
+        "failed": [
+            {"unit": k, **{n: v for n, v in a.items() if n in ("message", "rerun", "error_class")}}
+            for k, a in total.failed.items()
+        ]
+        + [{"unit": k, "message": reason} for k, reason in total.unavailable.items()],
+        "problems": list(plan.problems),
+        "run": {
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+            "host": socket.gethostname(),
+            "cores": os.cpu_count(),
+            "engine": plan.loaded.study.compute.engine,
+            "seconds": seconds,
+            "cpu_s": total.cpu_s,
+            "units": len(plan.units),
+            "computed": len(total.computed),
+        },
+        "cohort": _cohort(plan),
+        "stacks": [stack | {"shards": _shards(plan, name)} for name, stack in _stacks(plan).items()],
+    }
+    store.write_bytes(RUN_INFO, json.dumps(info, allow_nan=False).encode())
+
+
+def leftovers(plan: StudyPlan, store: Store) -> tuple[str, ...]:
+    """Return the folders that hold results of earlier runs which this study file does not ask for any more."""
+    planned = {path for unit in plan.units for path in unit.outputs}
+    planned |= {design_path(design["model"]) for design in plan.designs.values()}
+    found: dict[str, None] = {}
+    for folder in RESULT_FOLDERS:
+        for path in store.list(folder):
+            if path not in planned and path.count("/") > 1:
+                found["/".join(path.split("/")[: 2 if folder == "results" else 3])] = None
+    return tuple(found)
+
+
+def design_path(model: str) -> str:
+    """Return where the design of a model lies that the report draws."""
+    return f"results/model-{model}/design.json"
+
+
+def summary_fingerprint(store: Store, planned: WorkUnit) -> str:
+    """Return the fingerprint of the summary that is there, whatever run made it; empty if there is none."""
+    from voxcloud.storage.records import list_records, read_record
+
+    for fingerprint16, state in list_records(store).get((planned.step, planned.name), []):
+        record = read_record(store, planned.step, planned.name, fingerprint16, state)
+        if record is not None and record.state == "done":
+            return record.fingerprint
+    return ""
+
+
+def _images(plan: StudyPlan) -> set[tuple[str, str, str]]:
+    return {image.identity for stack in plan.stacks.values() for image in stack.images}
+
+
+def _images_digest(plan: StudyPlan) -> str:
+    return digest_json(sorted(_images(plan)))
+
+
+def _look(plan: StudyPlan, store: Store) -> tuple[int, list[str]]:
+    """Return the how-many-eth look at data this is, and the data that were looked at before."""
+    try:
+        looks = [str(digest) for digest in json.loads(store.read_bytes(LOOKS))] if store.exists(LOOKS) else []
+    except (ValueError, TypeError):
+        looks = []  # damaged: nobody can say any more
+    mine = _images_digest(plan)
+    return (looks.index(mine) if mine in looks else len(looks)) + 1, looks
+
+
+def _cohort(plan: StudyPlan) -> dict[str, Any]:
+    images = _images(plan)
+    return {
+        "participants_n": len({p for p, _, _ in images}),
+        "images_n": len(images),
+        "sessions_n": len({(p, s) for p, s, _ in images}),
+        "left_out": [vars(item) for item in plan.left_out],
+        "warnings": list(plan.warnings),
+    }
+
+
+def _stacks(plan: StudyPlan) -> dict[str, dict[str, Any]]:
+    return {
+        name: {
+            "map": stack.map,
+            "label": stack.label,
+            "images": len(stack.images),
+            "units": stack.spec.units,
+            "n_voxels": len(plan.grid.voxel_index),
+        }
+        for name, stack in plan.stacks.items()
+    }
+
+
+def _shards(plan: StudyPlan, stack: str) -> list[list[str]]:
+    return [
+        [u.name, u.fingerprint[:16]] for u in plan.units if u.step == "stack-shard" and u.name.startswith(f"{stack}/")
+    ]
