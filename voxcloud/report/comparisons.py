@@ -11,7 +11,7 @@ from voxcloud.report.figures_brain import Background, Found, find_clusters, load
 from voxcloud.report.figures_glass import glass_brain
 from voxcloud.report.figures_trajectories import cluster_figure
 from voxcloud.report.overview import warning_kind, warnings_of_all
-from voxcloud.report.results import Comparison, Results, Tree, scores_of
+from voxcloud.report.results import Comparison, Results, Tree, effect_units, scores_of
 from voxcloud.report.svg import colour
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ def _section(
         "model": tree["model"],
         "test": words.asked(tree, None),
         "tree": tree,
-        "units": tree.get("units", ""),
+        "units": effect_units(tree),
+        "permuted": comparison.permuted_beside,
         "statistic": name,
         "warnings": [w for w in tree.get("warnings", []) if warning_kind(tree, w) not in said_of_all],
         "rows": cluster_rows(comparison),
@@ -146,7 +147,7 @@ def cluster_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "edge": bool(cluster.get("touches_edge") or cluster.get("cut")),
                 **{
                     k: (words.p_text(cluster.get(k)), words.exact(cluster.get(k)))
-                    for k in ("p_fwe", "p_family", "p_uncorrected", "q_fdr")
+                    for k in ("p_fwe", "p_family", "p_permutation", "p_uncorrected", "q_fdr")
                 },
                 "peak": _peak(peak),
                 "sub_peaks": [_peak(p) for p in cluster["peaks"][1:]],

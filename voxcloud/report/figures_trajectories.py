@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from voxcloud.report.svg import DASHES, INK, Panel, colour, row, spread
+from voxcloud.report.words import map_name
 
 LEVEL = 0.95
 
@@ -101,6 +102,8 @@ def coefficient_panel(
     units: str,
     places: Mapping[str, int],
     largest: str = "",
+    *,
+    with_zero: bool = True,
     width: int = 250,
 ) -> Panel:
     """Draw every participant's coefficient by group, with mean and 95 % interval."""
@@ -109,7 +112,7 @@ def coefficient_panel(
     looks = places_of(groups, people, places)
     panel = Panel(
         (-0.6, len(order) - 0.4),
-        spread([*(values[p] for p in people), 0.0]),
+        spread([*(values[p] for p in people), *([0.0] if with_zero else [])]),
         width=width,
         title="Coefficient per participant",
         y_label=units,
@@ -117,7 +120,8 @@ def coefficient_panel(
         x_tick_labels=[str(i + 1) for i in range(len(order))],
         x_label="group (numbers as in the key)",
     )
-    panel.line(list(panel.x), [0, 0], INK, 0.8, "3 3")
+    if with_zero:
+        panel.line(list(panel.x), [0, 0], INK, 0.8, "3 3")
     for position, group in enumerate(order):
         own = sorted((p for p in people if str(groups.get(p, "")) == group), key=lambda p: values[p])
         look = looks[group]
@@ -206,11 +210,13 @@ def cluster_figure(
         change = _from_first(lines, days[0])
         if change:
             panels.append(_time_panel(change, groups, days, f"Change since day {days[0]:g}", map_units, places))
+    # Zero says something about a change, not about the value of a map.
+    with_zero = str(result.get("coefficient", "")) not in ("value", "mean")
     largest = str((cluster.get("influence") or {}).get("largest_participant", ""))
     panels.append(
         score_panel(values, score[1], groups, score[0], units, places)
         if score
-        else coefficient_panel(values, groups, units, places, largest)
+        else coefficient_panel(values, groups, units, places, largest, with_zero=with_zero)
     )
     order = group_order(groups, list(values))
     sizes = [(g, sum(str(groups.get(p, "")) == g for p in values)) for g in order]
@@ -224,5 +230,10 @@ def cluster_figure(
 
 
 def _units(result: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what stands at the axes of the map and of the coefficient; a map without units has its name there."""
     units = str(result.get("units", ""))
-    return units.split(" per ")[0], units
+    per = units.split(" per ")[0]
+    if per not in ("", "1"):
+        return per, units
+    name = map_name(str(result.get("map", "")))
+    return name, f"{name}{units.removeprefix(per)}"

@@ -335,6 +335,13 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
         f"a cluster was called significant at p(FWE) < {settings['alpha']:g}. False discovery rates are "
         f"topological {methods.cite('chumbley2009')}."
     )
+    beside = {int(s["permutation"]["relabellings"]) for t in trees for s in t["searches"] if s.get("permutation")}
+    if beside and settings.get("method") != "permutation":
+        text += (
+            " Where the assumptions of random fields are doubtful and something was found, the cluster's p against the "
+            f"largest cluster under {words.listed([words.number(n) for n in sorted(beside)])} relabellings "
+            f"(Freedman–Lane permutations or sign flips) stands beside {methods.cite('freedman1983', 'winkler2014')}."
+        )
     if float(settings["cluster_forming_p"]) > STRICT_FORMING_P:
         text += f" Cluster-forming thresholds above .001 are known to be liberal {methods.cite('eklund2016')}."
     if any(("moothness" in w and "neven" in w) or "uneven" in w for t in trees for w in t.get("warnings", [])):

@@ -248,6 +248,8 @@ def _finding(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
         "t": words.fixed(peak["t"]),
         "p": words.p_text(cluster["p_fwe"]),
         "p_exact": words.exact(cluster["p_fwe"]),
+        "p_permutation": words.p_text(cluster.get("p_permutation")) if comparison.permuted_beside else "",
+        "p_permutation_exact": words.exact(cluster.get("p_permutation")),
         "p_family": words.p_text(cluster.get("p_family")),
         "p_family_exact": words.exact(cluster.get("p_family")),
         "over_family": "yes" if (p := cluster.get("p_family")) is not None and p < float(search["alpha"]) else "",

@@ -94,6 +94,7 @@ def _context(results: Results, template_image: str | None) -> dict[str, Any]:
         "left_out": left_out(results),
         "designs": design_sections(results),
         "comparisons": sections,
+        "permuted": any(c.permuted_beside for c in results.comparisons),
         "by_model": by_model(results, sections),
         "outlines": outline_symbols() if any(s["glass"] for s in sections) else "",
         "nothing": len(results.comparisons) - len(results.found),

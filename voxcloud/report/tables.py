@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import uuid
@@ -12,101 +13,131 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxcloud.report.results import Results, Tree, read_results
+from voxcloud.errors import CorruptStoreError
+from voxcloud.report.results import Results, Tree, effect_units, read_results
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\Z")
 FORMULA_STARTS = ("=", "+", "-", "@")
 
-_SEARCH_KEYS = {
-    "model": "Model of the study file.",
-    "map": "Map analysed.",
-    "label": "Tissue of the map: GM, WM or empty.",
-    "coefficient": "Time term, or value or difference for models without a time basis.",
-    "contrast": "Name of the contrast.",
-    "direction": "Tail that was searched: greater or less.",
-    "volume": "Search volume.",
+# column -> (description, units); "" where a column is text or a plain number.
+Columns = Mapping[str, tuple[str, str]]
+
+_SEARCH_KEYS: Columns = {
+    "model": ("Model of the study file.", ""),
+    "map": ("Map analysed.", ""),
+    "label": ("Tissue of the map: GM, WM, or n/a for none.", ""),
+    "coefficient": ("Time term, or value or difference for models without a time basis.", ""),
+    "contrast": ("Name of the contrast.", ""),
+    "direction": ("Tail that was searched: greater or less.", ""),
+    "volume": ("Search volume.", ""),
 }
-_CLUSTER = {
-    "p_fwe": "Cluster p, family-wise error corrected over the search volume.",
-    "p_family": "p_fwe adjusted over all searches of the family (Bonferroni).",
-    "p_uncorrected": "Cluster p, not corrected.",
-    "q_fdr": "Cluster q, topological false discovery rate.",
-    "size_voxels": "Size in voxels.",
-    "size_mm3": "Size in mm3.",
-    "peak_t": "Statistic of the highest peak: t, or F for F contrasts.",
-    "peak_z": "z of the same tail probability.",
-    "x": "Peak in mm, left negative.",
-    "y": "Peak in mm, posterior negative.",
-    "z": "Peak in mm, inferior negative.",
-    "largest_participant": "Participant with the largest share of the contrast.",
-    "share": "That participant's share of the contrast.",
-    "loo_t_min": "Smallest t of the cluster mean with one participant left out.",
-    "loo_t_max": "Largest t of the cluster mean with one participant left out.",
-    "flagged": "true where leaving one participant out moves p_fwe across alpha.",
-    "between_t": "t of the cluster mean over participants; descriptive, the voxels were selected on the same data.",
-    "between_p": "Two-sided p of between_t, descriptive.",
+_PLACE: Columns = {
+    "x": ("Peak, left negative, in the space of the study's mask.", "mm"),
+    "y": ("Peak, posterior negative.", "mm"),
+    "z": ("Peak, inferior negative.", "mm"),
 }
-CLUSTERS = {"region": "Region of the highest peak in the study's atlas.", **_SEARCH_KEYS, **_CLUSTER}
-PEAKS = {
+CLUSTERS: Columns = {
+    "region": ("Region of the highest peak in the study's atlas.", ""),
     **_SEARCH_KEYS,
-    "cluster": "Number of the cluster in its search.",
-    "peak": "Number of the peak in its cluster, 1 is the highest.",
-    "significant": "true where the cluster is significant (p_fwe below alpha).",
-    "t": "Statistic: t, or F for F contrasts.",
-    "z_score": "z of the same tail probability.",
-    "p_fwe": "Peak p, family-wise error corrected over the search volume.",
-    "p_uncorrected": "Peak p, not corrected.",
-    "q_fdr": "Peak q, topological false discovery rate.",
-    "x": "mm, left negative.",
-    "y": "mm, posterior negative.",
-    "z": "mm, inferior negative.",
+    "p_fwe": ("Cluster p, family-wise error corrected over the search volume.", ""),
+    "p_family": ("p_fwe adjusted over all searches of the family (Bonferroni).", ""),
+    "p_uncorrected": ("Cluster p, not corrected.", ""),
+    "q_fdr": ("Cluster q, topological false discovery rate.", ""),
+    "size_voxels": ("Size.", "voxels"),
+    "size_mm3": ("Size.", "mm3"),
+    "peak_t": ("Statistic of the highest peak: t, or F for F contrasts.", ""),
+    "peak_z": ("z of the same tail probability.", ""),
+    **_PLACE,
+    "largest_participant": ("Participant with the largest share of the contrast.", ""),
+    "share": ("That participant's share of the contrast, 0 to 1.", ""),
+    "loo_t_min": ("Smallest t of the cluster mean with one participant left out.", ""),
+    "loo_t_max": ("Largest t of the cluster mean with one participant left out.", ""),
+    "flagged": ("true where leaving one participant out moves p_fwe across alpha.", ""),
+    "between_t": (
+        "t of the cluster mean over participants; descriptive: the voxels were selected on the same data.",
+        "",
+    ),
+    "between_p": ("Two-sided p of between_t, descriptive.", ""),
+    "loo_p_max": ("Largest p_fwe of the cluster with one participant left out, 1 where nothing is left of it.", ""),
+    "flagged_participants": ("Participants without whom p_fwe is on the other side of alpha.", ""),
+    "effect": ("Contrast of the cluster mean over participants, descriptive.", "as in effect_units"),
+    "effect_low": ("Lower end of its 95 % interval.", "as in effect_units"),
+    "effect_high": ("Upper end of its 95 % interval.", "as in effect_units"),
+    "effect_units": ("Units of effect and its interval.", ""),
+    "held_out_t": ("t of each participant's mean in the cluster that was found without that participant.", ""),
+    "held_out_p": ("Two-sided p of held_out_t.", ""),
+    "n": ("Participants.", ""),
+    "df": ("Error degrees of freedom.", ""),
+    "p_permutation": ("Cluster p against the largest cluster under permutations; n/a where none were made.", ""),
 }
-SEARCHES = {
+PEAKS: Columns = {
     **_SEARCH_KEYS,
-    "n": "Participants.",
-    "df": "Error degrees of freedom.",
-    "n_voxels": "Voxels searched.",
-    "fwhm_x_mm": "Smoothness of the residuals, FWHM in mm.",
-    "fwhm_y_mm": "As fwhm_x_mm.",
-    "fwhm_z_mm": "As fwhm_x_mm.",
-    "resels": "Resels of the search volume in three dimensions.",
-    "height_threshold": "Cluster-forming threshold as a statistic.",
-    "cluster_forming_p": "Cluster-forming threshold as p.",
-    "min_extent": "Smallest cluster listed, in voxels.",
-    "alpha": "Level of the search.",
-    "p_fwe_min": "Smallest cluster p_fwe, 1 without a cluster.",
-    "p_family_min": "p_fwe_min adjusted over the family.",
-    "p_holm": "p_fwe_min adjusted over the family by Holm's step-down method.",
-    "clusters": "Clusters of at least min_extent voxels.",
-    "significant": "Those with p_fwe below alpha.",
+    "cluster": ("Number of the cluster in its search.", ""),
+    "peak": ("Number of the peak in its cluster, 1 is the highest.", ""),
+    "significant": ("true where the cluster is significant (p_fwe below alpha).", ""),
+    "t": ("Statistic: t, or F for F contrasts.", ""),
+    "z_score": ("z of the same tail probability.", ""),
+    "p_fwe": ("Peak p, family-wise error corrected over the search volume.", ""),
+    "p_uncorrected": ("Peak p, not corrected.", ""),
+    "q_fdr": ("Peak q, topological false discovery rate.", ""),
+    **_PLACE,
+    "p_permutation": ("Peak p against the largest peak under permutations; n/a where none were made.", ""),
 }
-PARTICIPANTS = {
-    "model": "Model of the study file.",
-    "participant_id": "Participant.",
-    "group": "Group in the model.",
-    "n_visits": "Visits that enter; empty for models without a time basis.",
-    "days": "Days of these visits.",
-    "largest_variance_ratio": "Largest variance of a coefficient over that of the complete design.",
-    "left_out_of": "Coefficients that the participant leaves.",
-    "leverage": "Leverage in the group design.",
+SEARCHES: Columns = {
+    **_SEARCH_KEYS,
+    "n": ("Participants.", ""),
+    "df": ("Error degrees of freedom.", ""),
+    "n_voxels": ("Voxels searched.", "voxels"),
+    "fwhm_x_mm": ("Smoothness of the residuals, FWHM.", "mm"),
+    "fwhm_y_mm": ("As fwhm_x_mm.", "mm"),
+    "fwhm_z_mm": ("As fwhm_x_mm.", "mm"),
+    "resels": ("Resels of the search volume in three dimensions.", "resels"),
+    "height_threshold": ("Cluster-forming threshold as a statistic.", ""),
+    "cluster_forming_p": ("Cluster-forming threshold as p.", ""),
+    "min_extent": ("Smallest cluster listed.", "voxels"),
+    "alpha": ("Level of the search.", ""),
+    "p_fwe_min": ("Smallest cluster p_fwe, 1 without a cluster.", ""),
+    "p_family_min": ("p_fwe_min adjusted over the family.", ""),
+    "p_holm": ("p_fwe_min adjusted over the family by Holm's step-down method.", ""),
+    "clusters": ("Clusters of at least min_extent voxels.", ""),
+    "significant": ("Those with p_fwe below alpha.", ""),
+    "relabellings": ("Permutations or sign flips made for the search; n/a for none.", ""),
 }
-LEFT_OUT = {
-    "participant_id": "Participant.",
-    "session_id": "Session; empty where the whole participant is meant.",
-    "what": "What the participant or image was left out of.",
-    "reason": "Why.",
+PARTICIPANTS: Columns = {
+    "model": ("Model of the study file.", ""),
+    "participant_id": ("Participant.", ""),
+    "group": ("Group in the model.", ""),
+    "n_visits": ("Visits that enter; n/a for models without a time basis.", ""),
+    "days": ("Days of these visits since the baseline event, apart by spaces.", "day"),
+    "largest_variance_ratio": ("Largest variance of a coefficient over that of the complete design.", ""),
+    "left_out_of": ("Coefficients that the participant leaves.", ""),
+    "leverage": ("Leverage in the group design.", ""),
+}
+LEFT_OUT: Columns = {
+    "participant_id": ("Participant.", ""),
+    "session_id": ("Session; n/a where the whole participant is meant.", ""),
+    "what": ("What the participant or image was left out of.", ""),
+    "reason": ("Why.", ""),
 }
 
 
 def cell(value: Any) -> str:
-    """Return one TSV cell: n/a for nothing, numbers with all digits, text that no spreadsheet takes for a formula."""
-    if value is None:
-        return "n/a"
+    """Return one TSV cell: n/a for nothing, numbers with all digits, text that no spreadsheet takes for a formula.
+
+    Raises
+    ------
+    CorruptStoreError
+        If a number is not finite: a table that says nan would be published as if it were a result.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise CorruptStoreError(f"tables: expected finite numbers, found {value}. Run the study again.")
         return repr(value)
-    text = " ".join(str(value).split())
+    text = "" if value is None else " ".join(str(value).split())
+    if not text:
+        return "n/a"
     if text.startswith(FORMULA_STARTS) and not NUMBER.match(text):
         return "'" + text
     return text
@@ -118,19 +149,22 @@ def write_tables(output: Path) -> list[Path]:
     Cells that start like a spreadsheet formula get a leading apostrophe; missing values are ``n/a``, as in BIDS.
     """
     results = read_results(Path(output))
-    tables: dict[str, tuple[Mapping[str, str], Iterable[Mapping[str, Any]]]] = {
+    tables: dict[str, tuple[Columns, Iterable[Mapping[str, Any]]]] = {
         "clusters": (CLUSTERS, cluster_rows(results)),
         "peaks": (PEAKS, peak_rows(results)),
         "searches": (SEARCHES, search_rows(results)),
         "participants": (PARTICIPANTS, participant_rows(results)),
-        "left_out": (LEFT_OUT, results.cohort.get("left_out", [])),
+        "left_out": (LEFT_OUT, left_out_rows(results)),
     }
     folder = Path(output) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, (columns, rows) in tables.items():
         replace_file(folder / f"{name}.tsv", _tsv(list(columns), rows))
-        dictionary = {column: {"Description": words} for column, words in columns.items()}
+        dictionary = {
+            column: {"Description": text, **({"Units": units} if units else {})}
+            for column, (text, units) in columns.items()
+        }
         replace_file(folder / f"{name}.json", json.dumps(dictionary, indent=2) + "\n")
         written.append(folder / f"{name}.tsv")
     return written
@@ -184,15 +218,48 @@ def cluster_rows(results: Results) -> list[dict[str, Any]]:
                     "x": peak["x"],
                     "y": peak["y"],
                     "z": peak["z_mm"],
-                    **{
-                        k: influence.get(k)
-                        for k in ("largest_participant", "share", "loo_t_min", "loo_t_max", "flagged")
-                    },
-                    "between_t": between.get("t"),
-                    "between_p": between.get("p"),
+                    "largest_participant": _prefixed("sub", influence.get("largest_participant")),
+                    **{k: influence.get(k) for k in ("share", "loo_t_min", "loo_t_max", "flagged", "loo_p_max")},
+                    "flagged_participants": " ".join(f"sub-{p}" for p in influence.get("flagged_participants", [])),
+                    **_between(between, comparison.tree),
+                    "p_permutation": cluster.get("p_permutation"),
                 }
             )
     return rows
+
+
+def _between(between: Tree, tree: Tree) -> dict[str, Any]:
+    low, high = between.get("ci") or (None, None)
+    return {
+        "between_t": between.get("t"),
+        "between_p": between.get("p"),
+        "effect": between.get("effect"),
+        "effect_low": low,
+        "effect_high": high,
+        "effect_units": effect_units(tree) if between else "",
+        "held_out_t": between.get("cross_validated_t"),
+        "held_out_p": between.get("cross_validated_p"),
+        "n": tree.get("n"),
+        "df": tree.get("df"),
+    }
+
+
+def _prefixed(prefix: str, label: Any) -> str:
+    """Return ``sub-05``: as in BIDS, and no program takes it for the number 5."""
+    text = "" if label is None else str(label)
+    return f"{prefix}-{text}" if text else ""
+
+
+def left_out_rows(results: Results) -> list[dict[str, Any]]:
+    """Return everybody and everything left out, one line per model, stack and coefficient."""
+    return [
+        {
+            **item,
+            "participant_id": _prefixed("sub", item.get("participant_id")),
+            "session_id": _prefixed("ses", item.get("session_id")),
+        }
+        for item in results.cohort.get("left_out", [])
+    ]
 
 
 def peak_rows(results: Results) -> list[dict[str, Any]]:
@@ -207,6 +274,7 @@ def peak_rows(results: Results) -> list[dict[str, Any]]:
             "z_score": peak["z"],
             **{k: peak.get(k) for k in ("p_fwe", "p_uncorrected", "q_fdr", "x", "y")},
             "z": peak["z_mm"],
+            "p_permutation": peak.get("p_permutation"),
         }
         for comparison, search in results.searches()
         for cluster in search["clusters"]
@@ -234,6 +302,7 @@ def search_rows(results: Results) -> list[dict[str, Any]]:
                 "p_holm": holm.get(tuple(keys.values())),
                 "clusters": len(search["clusters"]),
                 "significant": sum(bool(c["significant"]) for c in search["clusters"]),
+                "relabellings": (search.get("permutation") or {}).get("relabellings"),
             }
         )
     return rows
@@ -251,7 +320,7 @@ def participant_rows(results: Results) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "model": model,
-                    "participant_id": person,
+                    "participant_id": _prefixed("sub", person),
                     "group": design.get("groups", {}).get(person, ""),
                     "n_visits": visit.get("n_visits"),
                     "days": " ".join(f"{d:g}" for d in visit.get("days", [])) or None,
