@@ -259,7 +259,7 @@ def show_outcome(outcome: StudyOutcome, study: Path) -> int:
 
 
 def _by_message(failed: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    return _grouped({key: str(answer["message"]) for key, answer in failed.items()})
+    return _grouped({key: str(answer["message"]).removeprefix(f"{key}: ") for key, answer in failed.items()})
 
 
 def _grouped(reasons: Mapping[str, str]) -> dict[str, list[str]]:
