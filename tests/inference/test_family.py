@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
@@ -48,6 +48,7 @@ def test_bonferroni__multiplies_and_stops_at_one() -> None:
         bonferroni([0.1], 0)
 
 
+@settings(max_examples=25, deadline=None)  # multipletests collects garbage at each call
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
 def test_holm__equals_statsmodels(p: list[float]) -> None:
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12, atol=1e-300)
