@@ -14,13 +14,21 @@ from voxcloud.bids.images import MaskGrid
 from voxcloud.inference.clusters import Cluster
 from voxcloud.inference.random_field import p_cluster_fwe
 from voxcloud.inference.search import SearchResult
-from voxcloud.models.influence import between_participant_test, contrast_influence, leave_one_out_t
+from voxcloud.models.influence import (
+    between_participant_test,
+    contrast_influence,
+    cross_validated_test,
+    leave_one_out_t,
+)
+from voxcloud.models.ols import multiply_rows
 from voxcloud.pipeline.trajectories import cluster_trajectories
 
 # Clusters above this corrected p are listed without leave-one-out fits.
 INFLUENCE_P = 0.5
 # Voxels around the cluster in which a leave-one-out cluster may grow.
 MARGIN_VOXELS = 4
+# Voxels whose leave-one-out statistics are computed at once: memory is some arrays of participants x so many voxels.
+PANEL_VOXELS = 1_024
 CONNECTIVITY_18 = ndimage.generate_binary_structure(3, 2)
 
 
@@ -53,7 +61,9 @@ class ClusterContext:
     def whiten(self, values: np.ndarray) -> np.ndarray:
         """Return values as the group model sees them."""
         whitener = self.view.whitener
-        return values if whitener is None else whitener @ values
+        if whitener is None:
+            return values
+        return multiply_rows(whitener, values) if values.ndim == 2 else np.asarray(whitener @ values)
 
 
 def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Cluster, number: int) -> dict[str, Any]:
@@ -132,19 +142,19 @@ def _influence(
     p_values, held_out = _leave_one_out_clusters(context, found, positions, X, c)
     crosses = (p_values < alpha) != bool(cluster.p_fwe < alpha)
     usable = np.isfinite(held_out)
-    if usable.sum() > X.shape[1] + 1:
-        held = between_participant_test(context.whiten(np.where(usable, held_out, 0.0))[usable], X[usable], c)
+    seen = np.where(usable, context.whiten(np.where(usable, held_out, 0.0)), np.nan)
+    held = cross_validated_test(seen, X, c)
+    if held is not None:
         tree["between"]["cross_validated_t"] = float(held.t)
         tree["between"]["cross_validated_p"] = float(held.p)
         tree["between"]["cross_validated_n"] = int(usable.sum())
-    lowest = int(np.argmin(np.abs(own.loo_t)))
     return {
         "largest_participant": own.largest_participant,
         "share": float(own.largest_share),
         "t_full": float(own.t),
-        "loo_t_min": float(np.min(own.loo_t)),
-        "loo_t_max": float(np.max(own.loo_t)),
-        "loo_t_min_participant": people[lowest],
+        "loo_t_min": own.loo_t_min,
+        "loo_t_max": own.loo_t_max,
+        "loo_t_min_participant": own.loo_t_min_participant,
         "loo_p_min": float(p_values.min()),
         "loo_p_max": float(p_values.max()),
         "loo_p_max_participant": people[int(np.argmax(p_values))],
@@ -161,35 +171,47 @@ def _leave_one_out_clusters(
     The cluster is searched in a box around the full one, at the height threshold for one degree of freedom less, with
     the full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value.
     """
-    shape = context.grid.shape
-    flat = context.grid.voxel_index[context.inside]
-    coordinates = np.array(np.unravel_index(flat, shape))
-    own = coordinates[:, positions]
-    low, high = own.min(axis=1) - MARGIN_VOXELS, own.max(axis=1) + MARGIN_VOXELS
-    near = ((coordinates >= low[:, None]) & (coordinates <= high[:, None])).all(axis=0)
-    if context.roi is not None:
-        near &= context.roi.ravel()[flat]
-    region = np.flatnonzero(near)
-    box = coordinates[:, region] - np.maximum(low, 0)[:, None]
-    size = tuple(int(v) for v in box.max(axis=1) + 1)
-    values = context.view.values(context.inside[region])
-    loo = leave_one_out_t(context.whiten(values), X, c)
+    region, box, size = _box_around(context, positions)
+    values = context.view.stored_values(context.inside[region])
     df = context.view.df - 1
     threshold = float(stats.t.isf(context.params["inference"]["cluster_forming_p"], df))
+    above = np.empty(values.shape, dtype=bool)
+    for first in range(0, region.size, PANEL_VOXELS):
+        panel = slice(first, first + PANEL_VOXELS)
+        loo = leave_one_out_t(context.whiten(values[:, panel].astype(np.float64)), X, c)
+        above[:, panel] = np.nan_to_num(loo) * context.sign > threshold
     in_cluster = np.zeros(size, dtype=bool)
     in_cluster[tuple(box[:, np.isin(region, positions)])] = True
-    p_values, held_out = np.ones(len(values)), np.full(len(values), np.nan)
+    voxels, held_out = np.zeros(len(values)), np.full(len(values), np.nan)
+    volume = np.zeros(size, dtype=bool)
     for person in range(len(values)):
-        volume = np.zeros(size)
-        volume[tuple(box)] = np.nan_to_num(loo[person]) * context.sign
-        labels, _ = ndimage.label(volume > threshold, CONNECTIVITY_18)
+        volume[tuple(box)] = above[person]
+        labels, _ = ndimage.label(volume, CONNECTIVITY_18)
         overlap = np.bincount(labels[in_cluster], minlength=labels.max() + 1)
         overlap[0] = 0
         if not overlap.any():
             continue
         inside = labels == int(overlap.argmax())
-        p_values[person] = p_cluster_fwe(
-            inside.sum() / np.prod(context.smooth["fwhm_voxels"]), threshold, df, found.resels
-        )
-        held_out[person] = values[person, inside[tuple(box)]].mean()
+        voxels[person] = inside.sum()
+        held_out[person] = values[person, inside[tuple(box)]].astype(np.float64).mean()
+    sizes = voxels / np.prod(context.smooth["fwhm_voxels"])
+    p_values = np.where(voxels > 0, p_cluster_fwe(sizes, threshold, df, found.resels), 1.0)
     return p_values, held_out
+
+
+def _box_around(context: ClusterContext, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Return the searched voxels around a cluster: positions in the mask, (3, n) places in the box, the box's size."""
+    shape = context.grid.shape
+    flat = context.grid.voxel_index[context.inside]
+    own = np.array(np.unravel_index(flat[positions], shape))
+    low = np.maximum(own.min(axis=1) - MARGIN_VOXELS, 0)
+    high = own.max(axis=1) + MARGIN_VOXELS
+    # Planes of the grid's first axis are neighbours in the mask's order: only those of the box are looked at.
+    plane = shape[1] * shape[2]
+    first, last = np.searchsorted(flat, [low[0] * plane, (high[0] + 1) * plane])
+    coordinates = np.array(np.unravel_index(flat[first:last], shape))
+    near = ((coordinates >= low[:, None]) & (coordinates <= high[:, None])).all(axis=0)
+    if context.roi is not None:
+        near &= context.roi.ravel()[flat[first:last]]
+    box = coordinates[:, near] - low[:, None]
+    return first + np.flatnonzero(near), box, tuple(int(v) for v in box.max(axis=1) + 1)

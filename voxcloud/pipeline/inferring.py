@@ -6,7 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
 
+# Participants' coefficients that a search keeps decoded: its clusters ask for the same voxels again and again.
+KEPT_BYTES = 48_000_000
+
 
 @dataclass(frozen=True)
 class FitView:
@@ -38,6 +41,7 @@ class FitView:
     store: Store
     design: Mapping[str, Any]
     coefficient: str
+    _kept: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def prefix(self) -> str:
@@ -83,9 +87,23 @@ class FitView:
 
     def values(self, voxels: np.ndarray) -> np.ndarray:
         """Return the participants' coefficients at some voxels, shape (participants, voxels), float64."""
-        array: Any = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
-        values: np.ndarray = array.oindex[:, voxels]
-        return values.astype(np.float64)
+        return self.stored_values(voxels).astype(np.float64)
+
+    def stored_values(self, voxels: np.ndarray) -> np.ndarray:
+        """Return the same as it is stored, float32."""
+        array = open_array(self.store, f"{self.prefix}/value_{self.coefficient}")
+        people, width = array.shape[0], int(array.chunks[1])
+        found = np.empty((people, len(voxels)), dtype=np.float32)
+        for number in np.unique(voxels // width).tolist():
+            own = np.flatnonzero(voxels // width == number)
+            chunk = self._kept.get(number)
+            if chunk is None:
+                chunk = np.asarray(array[:, number * width : (number + 1) * width])
+                while self._kept and sum(c.nbytes for c in self._kept.values()) + chunk.nbytes > KEPT_BYTES:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[number] = chunk
+            found[:, own] = chunk[:, voxels[own] - number * width]
+        return found
 
 
 def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -104,8 +122,10 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
 
     def read(start: int, stop: int) -> np.ndarray:
         positions = inside[start:stop]
-        block = np.asarray(array[:, int(positions[0]) : int(positions[-1]) + 1], dtype=np.float64)
-        return block[:, positions - positions[0]]
+        block: np.ndarray = np.asarray(array[:, int(positions[0]) : int(positions[-1]) + 1])
+        # Still float32: the estimate takes row after row to float64.
+        chosen: np.ndarray = np.take(block, positions - positions[0], axis=1)
+        return chosen
 
     found = estimate_smoothness(
         read, array.shape[0], grid.voxel_index[inside], grid.shape, view.df, n_scans=len(view.entry["participants"])
