@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.multitest import multipletests
 
@@ -48,10 +48,22 @@ def test_bonferroni__multiplies_and_stops_at_one() -> None:
         bonferroni([0.1], 0)
 
 
-@settings(max_examples=25, deadline=None)  # multipletests collects garbage at each call
-@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
+# A few lists only: multipletests collects garbage at each call.
+@pytest.mark.parametrize(
+    "p", [[0.2], [0.0, 0.0, 1.0], [0.04, 0.01, 0.03, 0.04, 0.5], list(np.linspace(1e-6, 0.9, 31) ** 3)]
+)
 def test_holm__equals_statsmodels(p: list[float]) -> None:
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1], rtol=1e-12, atol=1e-300)
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30), st.floats(0.001, 0.5))
+def test_holm__rejects_as_the_step_down_procedure(p: list[float], alpha: float) -> None:
+    rejected = set()
+    for step, k in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        if p[k] * (len(p) - step) > alpha:
+            break
+        rejected.add(k)
+    assert set(np.flatnonzero(holm(p) <= alpha)) == rejected
 
 
 @given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=30))
