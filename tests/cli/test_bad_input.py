@@ -163,7 +163,7 @@ REFUSED: dict[str, tuple[Callable[[Any], None], str]] = {
         "expected images of R1map with label WM, found label GM",
     ),
     "PDmap": (lambda s: s.model(maps=["PDmap"]), "PDmap cannot be tested"),
-    "unknown term": (lambda s: s.model(coefficients=["linaer"]), "Did you mean 'linear'?"),
+    "unknown term": (lambda s: s.model(coefficients=["liner"]), "Did you mean 'linear'?"),
     "search volume on another grid": (volume_elsewhere, "search_volumes.hand"),
     "search volume outside the mask": (volume_outside, "search_volumes.hand"),
     "search volume missing": (
@@ -322,9 +322,9 @@ def test_validate_study__finds_everything_at_once(study: Any) -> None:
 
 
 def test_validate_study__names_every_wrong_key(study: Any) -> None:
-    study.edit(familly="all", output=7)
+    study.edit(famil="all", output=7)
     found = validate_study(study.file).problems
-    assert any("familly: unknown key. Did you mean 'family'?" in text for text in found)
+    assert any("famil: unknown key. Did you mean 'family'?" in text for text in found)
     assert any("output: " in text for text in found)
 
 
