@@ -14,6 +14,7 @@ import pytest
 import yaml
 from nilearn.image import load_img, math_img, resample_to_img
 
+from voxcloud.cli.show import against_truth
 from voxcloud.pipeline.study import RunOptions, run_study
 from voxcloud.testing import SimulatedStudy, tiny_study
 from voxcloud.testing.simulate import TINY_EFFECTS
@@ -113,3 +114,10 @@ def test_run__page_draws_the_cluster_on_its_side(output: Path) -> None:
     page = (output / "report.html").read_text(encoding="utf-8")
     row = first_cluster(output)
     assert f"x = {float(row['x']):g}, right hemisphere" in page
+
+
+def test_run__terminal_says_what_was_found_of_what_was_planted(output: Path) -> None:
+    sentence = against_truth(output)
+    assert sentence.startswith("1 of 1 planted changes that the designs can show were found, none missed")
+    assert sentence in (output / "report.html").read_text(encoding="utf-8")
+    assert against_truth(output.parent) == ""

@@ -254,8 +254,20 @@ def show_outcome(outcome: StudyOutcome, study: Path) -> int:
     if outcome.failed or outcome.unavailable:
         say(f"What is done is kept. When the cause is gone, go on with: voxcloud run {study}")
     if outcome.report is not None:
+        against = against_truth(outcome.report.parent)
+        if against:
+            say(f"Truth    {against}")
         say(f"Report   {outcome.report}\nTables   {outcome.output}/tables\nMaps     {outcome.output}/stats")
     return len(outcome.failed) + len(outcome.unavailable) + len(outcome.problems)
+
+
+def against_truth(output: Path) -> str:
+    """Say what a simulated study found of what was planted in it; nothing where a study is real."""
+    from voxcloud.testing.truth import summarise_truth  # pandas: only when something was run
+
+    place = output / "results" / "summary.json"
+    truth = json.loads(place.read_text(encoding="utf-8")).get("truth") if place.is_file() else None
+    return str(summarise_truth(truth)["sentence"]) if truth else ""
 
 
 def _by_message(failed: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
