@@ -356,6 +356,7 @@ def _designs(
     designs: dict[str, dict[str, Any]] = {}
     selections: list[Selection] = []
     study = loaded.study
+    absent = {item.participant_id for item in left_out if item.what == "participant"}
     for model in study.models:
         unusable = behaviour.unusable(participants, model) if behaviour is not None else {}
         for stack in stacks.values():
@@ -369,7 +370,8 @@ def _designs(
             except ValueError as error:  # every error of a design is one
                 problems.add(model.name, stack.name, error)
                 continue
-            left_out += [*selection.left_out, *gone]
+            # Who has no image at all is named once, not in every model.
+            left_out += [i for i in (*selection.left_out, *gone) if i.participant_id not in absent]
             designs[f"{model.name}/{stack.name}"] = design
             selections.append(selection)
     return designs, selections
