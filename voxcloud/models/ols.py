@@ -59,7 +59,15 @@ class OLSFit:
 
 @dataclass(frozen=True)
 class PreparedDesign:
-    """A design with its generalised inverse: what several calls of ``fit_ols`` on blocks of one map share."""
+    """A design with its generalised inverse: what several calls of ``fit_ols`` on blocks of one map share.
+
+    Attributes
+    ----------
+    X : (n, p) design.
+    pinv : (p, n) generalised inverse.
+    xtx_inv : (p, p) generalised inverse of X'X.
+    rank : of X.
+    """
 
     X: Floats
     pinv: Floats
@@ -139,6 +147,17 @@ def t_contrast(fit: OLSFit, weights: npt.ArrayLike, *, resms_offset: float = 0.0
 
     ``se = sqrt((resms + offset) c'(X'X)^- c)``. The offset is 1e-3 of the largest resms in SPM's 'PET' defaults and 0
     in 'FMRI'. Voxels without residual variance have t = NaN, never infinity.
+
+    Parameters
+    ----------
+    fit : of the model; t has ``fit.df`` degrees of freedom.
+    weights : (p,), one per column of the design.
+    resms_offset : added to the residual variance of every voxel, in the squared unit of the map.
+
+    Raises
+    ------
+    DesignError
+        If there is not one weight per column.
     """
     c = np.asarray(weights, dtype=np.float64).reshape(-1)
     _check_length(c.size, fit)
@@ -152,6 +171,17 @@ def f_contrast(fit: OLSFit, weights: npt.ArrayLike, *, resms_offset: float = 0.0
     """Return F of the rows ``C beta = 0``, shape (v,): ``(C b)'(C (X'X)^- C')^- (C b) / (rank(C) resms)``.
 
     Its degrees of freedom are ``contrast_rank(weights)`` and ``fit.df``; voxels without residual variance are NaN.
+
+    Parameters
+    ----------
+    fit : of the model.
+    weights : (q, p) or (p,), rows of which any may follow from the others.
+    resms_offset : as in ``t_contrast``.
+
+    Raises
+    ------
+    DesignError
+        If there is not one weight per column.
     """
     C = np.atleast_2d(np.asarray(weights, dtype=np.float64))
     _check_length(C.shape[1], fit)
@@ -181,6 +211,12 @@ def partial_r(t: npt.ArrayLike, df: float, *, level: float = 0.95) -> tuple[Floa
     The standard error of z is ``1 / sqrt(df - 1)``: df + 1 is what is left of n after the nuisance columns, less one.
     With df of 1 or less the interval is NaN.
 
+    Parameters
+    ----------
+    t : statistic, any shape.
+    df : its degrees of freedom.
+    level : coverage of the interval.
+
     References
     ----------
     Fisher (1924), The distribution of the partial correlation coefficient, Metron 3:329-332.
@@ -196,7 +232,14 @@ def partial_r(t: npt.ArrayLike, df: float, *, level: float = 0.95) -> tuple[Floa
 
 @dataclass(frozen=True)
 class StandardisedEffect:
-    """A contrast in units of the residual standard deviation (Cohen's d for two groups) with its interval."""
+    """A contrast in units of the residual standard deviation (Cohen's d for two groups) with its interval.
+
+    Attributes
+    ----------
+    d : the effect over the residual standard deviation; NaN where t is not finite.
+    lower, upper : its interval.
+    level : coverage of the interval.
+    """
 
     d: float
     lower: float
@@ -238,6 +281,11 @@ def scaled_pinv(X: Floats) -> tuple[Floats, int]:
     """Return a generalised inverse (p, n) of a design and its rank, found after scaling columns to unit length.
 
     Without the scaling a volume in mm3 beside an intercept would decide what counts as rank deficient.
+
+    Raises
+    ------
+    DesignError
+        If the design (n, p) is not finite or all zero.
     """
     if not np.isfinite(X).all():
         raise DesignError("fit: expected a finite design, found a value that is not. Check the covariates.")
