@@ -7,9 +7,10 @@ import tracemalloc
 import numpy as np
 import numpy.typing as npt
 import pytest
+from scipy import stats
 
 from voxcloud.errors import DesignError, MaskError
-from voxcloud.inference.smoothness import estimate_smoothness, residual_rows, smoothness_of_array
+from voxcloud.inference.smoothness import Smoothness, estimate_smoothness, residual_rows, smoothness_of_array
 from voxcloud.testing.fields import SmoothNoise
 
 SHAPE = (14, 12, 10)
@@ -191,3 +192,13 @@ def test_residual_rows__spaces_64_evenly(n: int) -> None:
 def test_fwhm_mm__multiplies_by_the_voxel_size() -> None:
     found = smoothness_of_array(fields(5, (2.0, 2.0, 2.0), SHAPE).reshape(5, -1), np.arange(1680), SHAPE, 5.0)
     np.testing.assert_allclose(found.fwhm_mm([2.0, 3.0, 4.0]), np.array(found.fwhm_voxels) * [2, 3, 4])
+
+
+@pytest.mark.parametrize("df", [12, 27, 60, 200])
+def test_stationary_ratio__is_that_of_wishart_determinants_over_residual_variances(df: int) -> None:
+    rng = np.random.default_rng(df)
+    slopes = stats.wishart(df, np.eye(3)).rvs(40_000, random_state=rng)
+    variance = rng.chisquare(df, 40_000)
+    low, high = np.percentile(np.sqrt(np.linalg.det(slopes)) / variance**1.5, [5, 95])
+    found = Smoothness((3.0, 3.0, 3.0), 1, float(df), np.ones(1)).stationary_ratio()
+    assert np.log(found) == pytest.approx(np.log(high / low), rel=0.04)
