@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from voxcloud.bids.images import MaskGrid, image_statistics, load_mask, read_header, read_masked, read_masked_image
+from voxcloud.bids.nifti import check_complete, open_nifti
 from voxcloud.errors import ImageError, MaskError
 
 Save = Callable[..., Path]
@@ -381,3 +382,20 @@ def test_read_masked__reads_the_spm_cohort_as_nibabel_does(shared_data: Callable
     image = nib.load(path)
     grid = MaskGrid.from_array(np.isfinite(image.get_fdata()), image.affine)
     assert np.array_equal(read_masked(path, None, grid), image.get_fdata()[grid.mask].astype(np.float32))
+
+
+def test_check_complete__costs_four_bytes_where_the_file_is_whole(
+    save: Callable[..., Path], values: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = open_nifti(save(values, "a.nii.gz"))
+    monkeypatch.setattr("voxcloud.bids.nifti.read_volume", lambda *args: pytest.fail("the file was read"))
+    check_complete(whole)
+    check_complete(open_nifti(save(values, "a.nii")))
+
+
+@pytest.mark.parametrize("lost", [1, 4, 30, 200])
+def test_check_complete__finds_what_is_cut_off(lost: int, save: Callable[..., Path], values: np.ndarray) -> None:
+    path = save(values, "a.nii.gz")
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(ImageError, match="cut short"):
+        check_complete(open_nifti(path))

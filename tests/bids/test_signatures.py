@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from voxcloud.bids.signatures import compare_signatures, processing_signature
+from voxcloud.bids.signatures import Sidecars, compare_signatures, differences_within, processing_signature
 from voxcloud.errors import ImageError
 
 
@@ -86,3 +86,39 @@ def test_compare_signatures__another_major_version_is_a_difference() -> None:
     images = [("01", "1", {"GeneratedBy": "voxcloud 1"}), ("01", "2", {"GeneratedBy": "voxcloud 2"})]
     with pytest.raises(ImageError, match="GeneratedBy"):
         compare_signatures(images, "R1map")
+
+
+def test_sidecars__read_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path / "dataset_description.json", {"GeneratedBy": [{"Name": "hMRI", "Version": "1.0.2"}]})
+    put(tmp_path / "R1map.json", {"Preset": "hmri-1.0"})
+    read: list[str] = []
+    plain = Path.read_text
+
+    def counted(self: Path, *args: Any, **kwargs: Any) -> str:
+        read.append(self.name)
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    sidecars = Sidecars()
+    for k in range(20):
+        image = tmp_path / f"sub-{k:02d}" / "anat" / f"sub-{k:02d}_space-MNI_R1map.nii"
+        assert sidecars.signature(image) == {"Preset": "hmri-1.0", "GeneratedBy": "hMRI 1"}
+    assert sorted(read) == ["R1map.json", "dataset_description.json"]
+
+
+def test_differences_within__names_each_entry_of_each_participant_once() -> None:
+    a, b = {"Preset": "x", "B1Method": "EPI"}, {"Preset": "y", "B1Method": "AFI"}
+    images = [
+        ("01", "1", a),
+        ("01", "2", b),
+        ("01", "3", b),
+        ("02", "1", a),
+        ("02", "2", {"Preset": "y"}),
+        ("03", "1", b),
+    ]
+    found = differences_within(images, "R1map GM")
+    assert [(text[:6], key) for text in found for key in ("Preset", "B1Method") if f"found {key} " in text] == [
+        ("sub-01", "Preset"),
+        ("sub-01", "B1Method"),
+        ("sub-02", "Preset"),
+    ]

@@ -254,3 +254,24 @@ def test_cohort_joined__has_the_columns_of_the_participants(tmp_path: Path) -> N
     joined = cohort(tmp_path).joined()
     assert joined["group"].tolist() == ["patients", "patients", "patients", "untrained", "untrained"]
     assert len(joined) == 5
+
+
+def test_read_images__tells_of_all_wrong_cells_at_once_equal_ones_together(tmp_path: Path) -> None:
+    rows = "01|1|R1|GM|a.nii|\n02|1|R1|GM|b.nii|\n03|1|R1map|gm|c.nii|\n04|1|R1map|GM||\n05|1|R1map|GM|d.nii|"
+    with pytest.raises(TableError) as caught:
+        read_images(write(tmp_path, "images.tsv", f"participant_id|session_id|map|label|path|volume\n{rows}\n"))
+    found = [problem.split("images.tsv: ")[1] for problem in caught.value.problems]
+    assert [text.split(": ")[0] for text in found] == ["sub-01_ses-1, sub-02_ses-1", "sub-03_ses-1", "sub-04_ses-1"]
+    assert "map 'R1' is not known" in found[0]
+
+
+def test_build_cohort__what_is_measured_at_each_visit_is_averaged_over_the_scanned_ones(tmp_path: Path) -> None:
+    lines = SESSIONS.splitlines()
+    extra = ["tiv|age|scanner", "1500|1|A", "1510|1|A", "1400|1|B", "n/a|1|B", "1300|1|A"]
+    joined = cohort(tmp_path, sessions="\n".join(f"{a}|{b}" for a, b in zip(lines, extra, strict=True)) + "\n")
+    people = joined.participants.set_index("participant_id")
+    assert people["tiv"].to_list()[:2] == [1505.0, 1400.0]
+    assert np.isnan(people.loc["10", "tiv"])  # no image at the only visit
+    assert people["age"].to_list()[:2] == [45.0, 52.5]  # the participants table has it
+    assert "scanner" not in people
+    assert joined.visit_means == ("tiv",)

@@ -61,3 +61,28 @@ def test_session_enters__applies_the_rule(tmp_path: Path, rule: str, day: float,
     text = (FILES / "two-stage.happy.yaml").read_text().replace("min_visits: 3", f"sessions: {rule}")
     (tmp_path / "study.yaml").write_text(text)
     assert load_study(tmp_path / "study.yaml").study.models[0].session_enters(day) is enters
+
+
+def test_load_study__tells_of_every_wrong_key(tmp_path: Path) -> None:
+    text = (
+        (FILES / "two-stage.happy.yaml").read_text().replace("alpha: 0.05", "alpha: 5").replace("name: sci", "nam: sci")
+    )
+    (tmp_path / "study.yaml").write_text(text)
+    with pytest.raises(StudyFileError) as caught:
+        load_study(tmp_path / "study.yaml")
+    starts = sorted(
+        problem.removeprefix(f"{tmp_path / 'study.yaml'}: ").split(":")[0] for problem in caught.value.problems
+    )
+    assert starts == ["models.0.inference.alpha", "nam", "name"]
+
+
+@pytest.mark.parametrize("content", ["", "# nothing\n"])
+def test_load_study__names_an_empty_file(content: str, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(StudyFileError, match="found an empty file"):
+        load_study(tmp_path / "study.yaml")
+
+
+def test_load_study__names_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(StudyFileError, match="found a folder"):
+        load_study(tmp_path)

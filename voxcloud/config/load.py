@@ -102,7 +102,14 @@ def parse_study(tree: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate(tree)
     except ValidationError as error:
-        raise StudyFileError(*(f"{where}: {_sentence(item)}" for item in error.errors())) from None
+        every = error.errors()
+        # A list whose entries are wrong counts as empty as well, which helps nobody.
+        echoes = [i for i in every if i["type"] == "too_short" and any(_inside(o["loc"], i["loc"]) for o in every)]
+        raise StudyFileError(*(f"{where}: {_sentence(item)}" for item in every if item not in echoes)) from None
+
+
+def _inside(place: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(place) > len(other) and place[: len(other)] == other
 
 
 def _sentence(item: Any) -> str:
