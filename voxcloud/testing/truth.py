@@ -125,10 +125,15 @@ def summarise_truth(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "false_clusters": len(rows) - len(planted),
     }
     missed, wrong, false = (counts[k] for k in ("missed", "wrong_sign_expected", "false_clusters"))
+    weaker = "one was" if counts["weak"] == 1 else "ones were"
     sentence = (
-        f"{counts['found_expected']} of {counts['expected']} planted changes that the designs can show were found, "
-        f"{missed or 'none'} missed, {wrong or 'none'} with the wrong sign; "
-        + (f"{counts['found_weak']} of {counts['weak']} weaker ones were found; " if counts["weak"] else "")
+        (
+            f"{counts['found_expected']} of {counts['expected']} planted changes that the designs can show were found, "
+            f"{missed or 'none'} missed, {wrong or 'none'} with the wrong sign; "
+            if counts["expected"]
+            else "No planted change is so large that the designs should show it; "
+        )
+        + (f"{counts['found_weak']} of {counts['weak']} weaker {weaker} found; " if counts["weak"] else "")
         + (
             f"{false} significant cluster{'s lie' if false > 1 else ' lies'} where nothing is planted."
             if false
