@@ -1,0 +1,81 @@
+"""Views of a fit: participants' coefficients at any voxels, and smoothness equal to that of the whole arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from voxcloud.bids.images import load_mask
+from voxcloud.errors import DesignError
+from voxcloud.inference.smoothness import smoothness_of_array
+from voxcloud.pipeline import inferring
+from voxcloud.pipeline.execute import unit_path
+from voxcloud.pipeline.inferring import FitView, smoothness
+from voxcloud.pipeline.steps import STEPS
+from voxcloud.pipeline.study import RunOptions, run_study
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.storage.regions import ArrayTemplate, create_template, open_array, write_region
+from voxcloud.storage.store import Store, open_store
+from voxcloud.testing import SimulatedStudy, tiny_study
+
+PEOPLE, VOXELS, CHUNK = 6, 95, 20
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[Store, np.ndarray]:
+    store = open_store(tmp_path / "out")
+    values = np.random.default_rng(0).standard_normal((PEOPLE, VOXELS)).astype(np.float32)
+    template = ArrayTemplate("value_slope", ("participant", "voxel"), values.shape, (PEOPLE, CHUNK), "float32")
+    create_template(store, "fits/model-m/R1map/fit.zarr", [template], {})
+    for start in range(0, VOXELS, CHUNK):
+        write_region(store, "fits/model-m/R1map/fit.zarr/value_slope", values[:, start : start + CHUNK], (0, start))
+    return store, values
+
+
+@pytest.mark.parametrize("kept_bytes", [0, PEOPLE * CHUNK * 4 * 2, 10**9])
+def test_fit_view_values__are_those_of_the_voxels_asked_for(
+    stored: tuple[Store, np.ndarray], kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(inferring, "KEPT_BYTES", kept_bytes)
+    store, values = stored
+    view = FitView(store, {"model": "m", "stack": "R1map"}, "slope")
+    rng = np.random.default_rng(1)
+    for voxels in (np.array([94]), np.arange(VOXELS), rng.permutation(VOXELS)[:30], np.array([3, 3, 80])):
+        np.testing.assert_array_equal(view.stored_values(voxels), values[:, voxels])
+        assert view.values(voxels).dtype == np.float64
+        assert sum(chunk.nbytes for chunk in view._kept.values()) <= max(kept_bytes, PEOPLE * CHUNK * 4)
+
+
+def end_here(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    raise DesignError("what follows the smoothness is not looked at")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> SimulatedStudy:
+    made = tiny_study(tmp_path_factory.mktemp("inferring") / "study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STEPS, "inference", end_here)
+        failed = run_study(made.study_file, RunOptions(engine="serial")).failed
+        assert {key.split("/")[0] for key in failed} == {"inference"}
+    return made
+
+
+def test_smoothness__slabs_read_from_the_store_equal_the_whole_array(study: SimulatedStudy):
+    store = open_store(study.folder / "derivatives" / "voxcloud")
+    unit = WorkUnit.from_json(store.read_bytes(unit_path("smoothness/training/R1map_label-GM/linear")))
+    found = smoothness(unit, store)
+    group = "fits/model-training/R1map_label-GM/fit.zarr"
+    inside = np.flatnonzero(np.asarray(open_array(store, f"{group}/valid")[:]))
+    residuals = np.asarray(open_array(store, f"{group}/residual_linear")[:])[:, inside]
+    grid = load_mask(study.folder / "mask.nii.gz")
+    expected = smoothness_of_array(residuals, grid.voxel_index[inside], grid.shape, found["df"])
+    assert found["fwhm_voxels"] == list(expected.fwhm_voxels)
+    assert found["n_voxels_used"] == expected.n_voxels_used
+    written = json.loads(store.read_bytes(unit.outputs[0]))
+    assert written["mask_voxels"] == inside.size
+    assert min(written["fwhm_mm"]) > study.anatomy.voxel_mm
