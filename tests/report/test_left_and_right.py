@@ -119,7 +119,7 @@ def test_run__page_draws_the_cluster_on_its_side(output: Path) -> None:
 def test_run__terminal_says_what_was_found_of_what_was_planted(output: Path) -> None:
     sentence = against_truth(output)
     assert sentence.startswith(
-        "no planted change is so large that the designs should show it; 1 of 1 weaker one was found"
+        "No planted change is so large that the designs should show it; 1 of 1 weaker one was found"
     )
     assert sentence in (output / "report.html").read_text(encoding="utf-8")
     assert against_truth(output.parent) == ""

@@ -91,15 +91,16 @@ def test_summarise_truth__expected_changes_add_up():
     assert counts["found_expected"] + counts["missed"] + counts["wrong_sign_expected"] == counts["expected"] == 1
     assert (counts["weak"], counts["found_weak"], counts["false_clusters"]) == (1, 0, 1)
     assert counts["sentence"] == (
-        "1 of 1 planted changes that the designs can show were found, none missed, none with the wrong sign; 0 of 1 weaker "
-        "one was found; 1 significant cluster lies where nothing is planted."
+        "1 of 1 planted changes that the designs can show were found, none missed, none with the wrong sign; 0 of 1 "
+        "weaker one was found; 1 significant cluster lies where nothing is planted."
     )
 
 
 def test_summarise_truth__says_when_nothing_could_be_expected():
     sentence = summarise_truth([])["sentence"]
     assert sentence == (
-        "No planted change is so large that the designs should show it; no significant cluster lies where nothing is planted."
+        "No planted change is so large that the designs should show it; no significant cluster lies "
+        "where nothing is planted."
     )
 
 
