@@ -65,7 +65,10 @@ def test_session_enters__applies_the_rule(tmp_path: Path, rule: str, day: float,
 
 def test_load_study__tells_of_every_wrong_key(tmp_path: Path) -> None:
     text = (
-        (FILES / "two-stage.happy.yaml").read_text().replace("alpha: 0.05", "alpha: 5").replace("name: sci", "nam: sci")
+        (FILES / "two-stage.happy.yaml")
+        .read_text()
+        .replace("alpha: 0.05", "alpha: 5")
+        .replace("name: sci", "title: sci")
     )
     (tmp_path / "study.yaml").write_text(text)
     with pytest.raises(StudyFileError) as caught:
@@ -73,7 +76,7 @@ def test_load_study__tells_of_every_wrong_key(tmp_path: Path) -> None:
     starts = sorted(
         problem.removeprefix(f"{tmp_path / 'study.yaml'}: ").split(":")[0] for problem in caught.value.problems
     )
-    assert starts == ["models.0.inference.alpha", "nam", "name"]
+    assert starts == ["models.0.inference.alpha", "name", "title"]
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n"])
