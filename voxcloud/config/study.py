@@ -227,6 +227,12 @@ class Model(Part):
             )
         if self.estimator != "ols" and self.session is not None:
             raise ValueError(f"session is a setting of estimator ols, found estimator {self.estimator}")
+        if self.weights == "precision" and self.variance == "unequal":
+            raise ValueError(
+                "weights: precision and variance: unequal each estimate a covariance of the participants; choose one"
+            )
+        if self.weights == "precision" and self.estimator != "two-stage":
+            raise ValueError(f"weights is a setting of estimator two-stage, found estimator {self.estimator}")
         if self.estimator != "two-stage":
             for key in ("coefficients", "min_visits"):
                 if getattr(self, key) is not None:

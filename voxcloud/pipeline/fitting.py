@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from voxcloud.errors import CorruptStoreError, MaskError
-from voxcloud.inference.reml import PooledCovariance, estimate_covariance, group_components, pool_covariance
 from voxcloud.inference.smoothness import residual_rows
 from voxcloud.models.ols import OLSFit, PreparedDesign, f_contrast, fit_ols, multiply_rows, prepare_design, t_contrast
+from voxcloud.pipeline.pooling import covariance_of, make_pool, read_covariance, table_shape
 from voxcloud.pipeline.stacking import spec_of
-from voxcloud.plan.paths import DESIGNS_PREFIX, fit_folder, fit_prefix
+from voxcloud.plan.paths import DESIGNS_PREFIX, fit_prefix, pools_variances
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.regions import ArrayTemplate, create_template, open_array, write_region
 from voxcloud.storage.stack import Manifest, StackSpec, latest_manifest, read_block, verify_manifest
@@ -124,14 +124,11 @@ def fit_template(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
                 f"residual_{coefficient}", ("image", "voxel"), (residuals, voxels), (residuals, chunk), "float32"
             ),
         ]
-        if design["variance"] == "unequal":
+        if pools_variances(design["variance"], design["weights"]):
+            table = table_shape(design, coefficient)
             arrays.append(
                 ArrayTemplate(
-                    f"pooled_{coefficient}",
-                    ("block", "row", "column"),
-                    (blocks, people + 1, people),
-                    (1, people + 1, people),
-                    "float64",
+                    f"pooled_{coefficient}", ("block", "row", "column"), (blocks, *table), (1, *table), "float64"
                 )
             )
     attributes = {
@@ -239,10 +236,7 @@ class GroupBuffers:
             return
         if coefficient not in self.designs:
             self.designs[coefficient] = _whitened_design(entry, whitener)
-        scale = _row_scale(entry)
-        if scale is not None:
-            values = values * scale[:, None]
-        elif whitener is not None:
+        if whitener is not None:
             values = multiply_rows(whitener, values)
         fit = fit_ols(values, self.designs[coefficient], df=erdf)
         self.arrays["resms"][self.coefficients.index(coefficient), where] = fit.resms
@@ -268,16 +262,8 @@ class GroupBuffers:
             write_region(store, f"{prefix}/residual_{coefficient}", numbers, (0, start))
 
 
-def _row_scale(entry: Mapping[str, Any]) -> np.ndarray | None:
-    """Return what a participant's value and row of the design are multiplied with (precision weights), or None."""
-    weights = entry.get("row_weights")
-    return None if weights is None else np.sqrt(np.asarray(weights, dtype=np.float64))
-
-
 def _whitened_design(entry: Mapping[str, Any], whitener: np.ndarray | None) -> PreparedDesign:
-    X, scale = np.asarray(entry["X"], dtype=np.float64), _row_scale(entry)
-    if scale is not None:
-        return prepare_design(X * scale[:, None])
+    X = np.asarray(entry["X"], dtype=np.float64)
     return prepare_design(X if whitener is None else whitener @ X)
 
 
@@ -286,7 +272,7 @@ class _Buffers:
 
     def __init__(self, design: Mapping[str, Any], voxels: int) -> None:
         self.design = design
-        self.equal = design["variance"] == "equal"
+        pooled = pools_variances(design["variance"], design["weights"])
         self.n = np.zeros(voxels, dtype=np.int32)
         self.valid = np.zeros(voxels, dtype=np.uint8)
         self.constant = 0
@@ -294,11 +280,9 @@ class _Buffers:
             c: np.full((len(e["participants"]), voxels), np.nan, dtype=np.float32)
             for c, e in design["coefficients"].items()
         }
-        self.pooled = {
-            c: PooledCovariance(np.zeros((len(e["participants"]),) * 2), 0) for c, e in design["coefficients"].items()
-        }
-        # With unequal variances the group model is fitted later, by units of its own.
-        self.group = GroupBuffers(design, voxels if self.equal else 0)
+        self.pools = {c: make_pool(design, c) for c in design["coefficients"]} if pooled else {}
+        # Where variances are pooled first, the group model is fitted later, by units of its own.
+        self.group = GroupBuffers(design, 0 if pooled else voxels)
 
     def fit(self, design: Mapping[str, Any], block: np.ndarray, where: np.ndarray) -> None:
         """Fit some voxels; ``where`` are their places in the unit."""
@@ -314,28 +298,22 @@ class _Buffers:
         self.valid[varying] = 1
         for coefficient, entry in design["coefficients"].items():
             own = values[coefficient] if fitted.all() else values[coefficient][:, fitted]
-            if self.equal:
+            if not self.pools:
                 self.group.fit(coefficient, entry, own, varying)
-            else:
-                self._pool(coefficient, entry, own)
-
-    def _pool(self, coefficient: str, entry: Mapping[str, Any], values: np.ndarray) -> None:
-        if values.shape[1]:
-            self.pooled[coefficient] += pool_covariance(values, np.asarray(entry["X"]))
+            elif varying.size:
+                self.pools[coefficient].add(block if fitted.all() else block[:, fitted], own)
 
     def write(self, store: Store, prefix: str, start: int) -> None:
         write_region(store, f"{prefix}/valid", self.valid, (start,))
         write_region(store, f"{prefix}/n", self.n, (start,))
         for coefficient in list(self.values):  # each is released when it is written
             write_region(store, f"{prefix}/value_{coefficient}", self.values.pop(coefficient), (0, start))
-        if self.equal:
+        if not self.pools:
             self.group.write(store, prefix, start)
-        else:
-            block = start // _chunk(store, prefix)
-            for coefficient, pooled in self.pooled.items():
-                # The last row holds the number of voxels, so that one object is one block's whole share.
-                table = np.vstack([pooled.sum_yy, np.full((1, pooled.sum_yy.shape[1]), float(pooled.n_voxels))])
-                write_region(store, f"{prefix}/pooled_{coefficient}", table[None], (block, 0, 0))
+        for coefficient, pool in self.pools.items():  # one object is one block's whole share
+            write_region(
+                store, f"{prefix}/pooled_{coefficient}", pool.table()[None], (start // _chunk(store, prefix), 0, 0)
+            )
 
 
 def _chunk(store: Store, prefix: str) -> int:
@@ -343,29 +321,12 @@ def _chunk(store: Store, prefix: str) -> int:
 
 
 def fit_covariance(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
-    """Estimate one global covariance with a variance per group from the voxels that all blocks pooled (ReML)."""
+    """Estimate one covariance of the participants for the whole map from what all blocks pooled."""
     design = read_design(store, unit.inputs["design"])
-    prefix = fit_prefix(design["model"], design["stack"])
-    tree: dict[str, Any] = {}
-    for coefficient, entry in design["coefficients"].items():
-        array = open_array(store, f"{prefix}/pooled_{coefficient}")
-        n = len(entry["participants"])
-        pooled = PooledCovariance(np.zeros((n, n)), 0)
-        for block in range(unit.places["blocks"]):
-            table = np.asarray(array[block])
-            pooled += PooledCovariance(table[:n], int(table[n, 0]))
-        names, components = group_components(entry["variance_groups"])
-        found = estimate_covariance(pooled, np.asarray(entry["X"]), components)
-        tree[coefficient] = {
-            "V": found.v.tolist(),
-            "W": found.whitener.tolist(),
-            "h": [float(v) for v in found.hyperparameters],
-            "erdf": float(found.erdf),
-            "voxels": pooled.n_voxels,
-            "groups": list(names),
-        }
+    tree = covariance_of(store, design, unit.places["blocks"])
     store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
-    return {c: {"erdf": t["erdf"], "h": t["h"], "voxels": t["voxels"]} for c, t in tree.items()}
+    shown = ("erdf", "h", "voxels", "between_to_within")
+    return {c: {name: t[name] for name in shown if name in t} for c, t in tree.items()}
 
 
 def fit_whitened(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -384,11 +345,3 @@ def fit_whitened(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         group.fit(coefficient, entry, values, where, np.asarray(own["W"]), own["erdf"])
     group.write(store, prefix, start)
     return {"voxels": int(where.size)}
-
-
-def read_covariance(store: Store, design: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``fit_covariance`` wrote."""
-    tree: dict[str, Any] = json.loads(
-        store.read_bytes(f"{fit_folder(design['model'], design['stack'])}/covariance.json")
-    )
-    return tree

@@ -20,9 +20,10 @@ from voxcloud.inference.search import SearchResult, random_field_search
 from voxcloud.inference.smoothness import Smoothness, estimate_smoothness
 from voxcloud.models.ols import partial_r
 from voxcloud.pipeline.clusters import ClusterContext, describe_cluster
-from voxcloud.pipeline.fitting import read_covariance, read_design, test_names
+from voxcloud.pipeline.fitting import read_design, test_names
 from voxcloud.pipeline.permuting import BESIDE_PERMUTATIONS, PermutedSearch, is_doubtful, permute_search, replace_p
-from voxcloud.plan.paths import STATS_F, STATS_T, fit_folder, fit_prefix, stat_stem
+from voxcloud.pipeline.pooling import read_covariance
+from voxcloud.plan.paths import STATS_F, STATS_T, fit_folder, fit_prefix, pools_variances, stat_stem
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.schema import RESULT_SCHEMA
 from voxcloud.storage.regions import open_array
@@ -67,18 +68,27 @@ class FitView:
     @property
     def df(self) -> float:
         """Error degrees of freedom (effective ones where variances were estimated)."""
-        if self.design["variance"] == "unequal":
+        if self._pooled:
             return float(read_covariance(self.store, self.design)[self.coefficient]["erdf"])
         return float(len(self.entry["participants"]) - self.entry["rank"])
 
     @property
     def whitener(self) -> np.ndarray | None:
         """What data and design are multiplied with before the fit, or None."""
-        if self.design["variance"] == "unequal":
+        if self._pooled:
             return np.asarray(read_covariance(self.store, self.design)[self.coefficient]["W"])
-        if self.entry.get("row_weights") is not None:
-            return np.diag(np.sqrt(np.asarray(self.entry["row_weights"], dtype=np.float64)))
         return None
+
+    @property
+    def between_to_within(self) -> float | None:
+        """Variance between people over that of a complete participant's coefficient, where weights rest on it."""
+        if self.design["weights"] != "precision":
+            return None
+        return float(read_covariance(self.store, self.design)[self.coefficient]["between_to_within"])
+
+    @property
+    def _pooled(self) -> bool:
+        return pools_variances(self.design["variance"], self.design["weights"])
 
     def test_row(self, kind: str, contrast: str) -> np.ndarray:
         """Return effect, se or statistic of one contrast over the stack's voxels."""
@@ -197,6 +207,7 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         "formula": design["formula"],
         "variance": design["variance"],
         "weights": design["weights"],
+        "between_to_within": view.between_to_within,
         "n": len(view.entry["participants"]),
         "participants": view.entry["participants"],
         "df": view.df,

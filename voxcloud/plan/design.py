@@ -48,7 +48,7 @@ def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], li
     try:
         first, left_out = _first_level(study, selection)
         coefficients = {
-            name: _group_level(model, selection, entry["participants"], entry.get("row_weights"))
+            name: _group_level(model, selection, entry["participants"])
             | {"first_level": entry["weights"], "units": entry["units"]}
             for name, entry in first["coefficients"].items()
         }
@@ -77,6 +77,7 @@ def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], li
         "sentences": first.get("sentences", []),
         "accepted_unequal_variance": bool(model.accept_unequal_variance and first.get("unequal")),
         "weights": model.weights,
+        "visit_rules": first.get("rules"),
     }
     return tree, left_out
 
@@ -140,7 +141,6 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
                 p: {"images": list(plan.rows[p]), "weights": plan.first_level_weights(p, term).tolist()}
                 for p in entering
             },
-            "row_weights": plan.precision_weights(term) if model.weights == "precision" else None,
             "units": f"{variable(selection.map).units} {basis.unit_of(term)}".strip(),
         }
     return {
@@ -148,6 +148,12 @@ def _two_stage(study: Study, selection: Selection) -> tuple[dict[str, Any], list
         "time": basis.describe(),
         "visits": plan.describe(),
         "unequal": plan.unequal,
+        "rules": {
+            "min_visits": plan.min_visits,
+            "max_variance_ratio": plan.max_variance_ratio,
+            "accept_unequal_variance": plan.accept_unequal_variance,
+            "complete_days": list(plan.complete_days),
+        },
         "sentences": _sentences(model, plan),
     }, left_out
 
@@ -163,15 +169,13 @@ def _sentences(model: Model, plan: VisitPlan) -> list[str]:
         )
     if model.weights == "precision":
         words.append(
-            "The weights 1 / (1 + variance ratio) take the spread between people for as large as the noise of a "
-            "complete participant's coefficient; this ratio of 1 was assumed, not estimated from the images."
+            "A participant's weight is 1 / (q + variance ratio), where q, the variance between people over that of a "
+            "complete participant's coefficient, is estimated once from all voxels of the analysis mask."
         )
     return words
 
 
-def _group_level(
-    model: Model, selection: Selection, participants: list[str], row_weights: list[float] | None
-) -> dict[str, Any]:
+def _group_level(model: Model, selection: Selection, participants: list[str]) -> dict[str, Any]:
     table = selection.table[selection.table["participant_id"].isin(participants)].copy()
     table = table.set_index("participant_id", drop=False).loc[list(participants)].reset_index(drop=True)
     if model.where_groups is not None:
@@ -179,17 +183,15 @@ def _group_level(
             [selection.group_names[p] for p in table["participant_id"]], categories=list(model.where_groups)
         ).astype(str)
     # A study asks the same of the same people for every map and label, and plans several times in a run.
-    key = repr((model.formula, model.contrasts, model.variance, row_weights, table.to_dict("list")))
+    key = repr((model.formula, model.contrasts, model.variance, table.to_dict("list")))
     if key not in _GROUP_LEVELS:
         if len(_GROUP_LEVELS) >= KEPT_GROUP_LEVELS:
             _GROUP_LEVELS.clear()
-        _GROUP_LEVELS[key] = _group_tree(model, table, participants, row_weights)
+        _GROUP_LEVELS[key] = _group_tree(model, table, participants)
     return _GROUP_LEVELS[key]
 
 
-def _group_tree(
-    model: Model, table: pd.DataFrame, participants: list[str], row_weights: list[float] | None
-) -> dict[str, Any]:
+def _group_tree(model: Model, table: pd.DataFrame, participants: list[str]) -> dict[str, Any]:
     design = design_matrix(model.formula, table)
     tests = {}
     for name, spec in model.contrasts.items():
@@ -212,7 +214,6 @@ def _group_tree(
         "X": design.matrix.tolist(),
         "rank": int(design.rank),
         "tests": tests,
-        "row_weights": row_weights,
         "variance_groups": _variance_groups(model, table),
         "diagnostics": design_diagnostics(design),
         "scores": _scores(design, table),

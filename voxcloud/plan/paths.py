@@ -22,12 +22,17 @@ def fit_prefix(model: str, stack: str) -> str:
     return f"{fit_folder(model, stack)}/fit.zarr"
 
 
+def pools_variances(variance: str, weights: str) -> bool:
+    """Whether variances are pooled over all voxels before the group model is fitted, by units of their own."""
+    return variance == "unequal" or weights == "precision"
+
+
 def block_objects(design: Mapping[str, Any], index: int) -> list[str]:
     """Return the objects that one fit block writes, relative to the fit's group."""
-    equal = design["variance"] == "equal"
+    pooled = pools_variances(design["variance"], design["weights"])
     names = [f"valid/c/{index}", f"n/c/{index}"]
     names += [f"value_{c}/c/0/{index}" for c in design["coefficients"]]
-    if equal:
+    if not pooled:
         names += group_objects(design, index)
     else:
         names += [f"pooled_{c}/c/{index}/0/0" for c in design["coefficients"]]

@@ -15,6 +15,7 @@ from voxcloud.plan.paths import (
     fit_folder,
     fit_prefix,
     group_objects,
+    pools_variances,
     search_result_path,
     stat_paths,
 )
@@ -203,7 +204,7 @@ def model_units(
     ]
     units += blocks
     fits = blocks
-    if model.variance == "unequal":
+    if pools_variances(model.variance, model.weights):
         covariance = WorkUnit(
             step="fit-covariance",
             name=where,
