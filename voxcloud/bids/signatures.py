@@ -58,6 +58,7 @@ class Sidecars:
     def __init__(self) -> None:
         self._folders: dict[Path, frozenset[str]] = {}
         self._trees: dict[Path, dict[str, Any]] = {}
+        self._chains: dict[Path, list[Path]] = {}
         self._stated: dict[Path, dict[str, list[tuple[str, dict[str, str]]]]] = {}
 
     def signature(self, path: str | Path) -> dict[str, Any] | None:
@@ -91,14 +92,21 @@ class Sidecars:
         own = f"{image.name.removesuffix('.gz').rsplit('.', 1)[0]}.json"
         if own in self._names(image.parent):
             yield image.with_name(own)
-        folders = [image.parent, *image.parent.parents][: _LEVELS + 1]
-        root = next((k for k, folder in enumerate(folders) if DESCRIPTION in self._names(folder)), None)
-        if root is None:
-            return
-        parsed = parse_name(image.name)
-        for folder in folders[: root + 1]:
-            yield from (folder / name for name in self._inherited(folder, parsed) if (folder / name).name != own)
-        yield folders[root] / DESCRIPTION
+        chain = self._chain(image.parent)
+        parsed = parse_name(image.name) if chain else None
+        for folder in chain:
+            if self._names(folder):
+                yield from (folder / name for name in self._inherited(folder, parsed) if name != own)
+        if chain:
+            yield chain[-1] / DESCRIPTION
+
+    def _chain(self, folder: Path) -> list[Path]:
+        """Return a folder and those above it up to the one that describes the data set; none where there is none."""
+        if folder not in self._chains:
+            folders = [folder, *folder.parents][: _LEVELS + 1]
+            root = next((k for k, f in enumerate(folders) if DESCRIPTION in self._names(f)), None)
+            self._chains[folder] = [] if root is None else folders[: root + 1]
+        return self._chains[folder]
 
     def _inherited(self, folder: Path, parsed: tuple[dict[str, str], str] | None) -> list[str]:
         if parsed is None:

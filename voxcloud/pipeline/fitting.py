@@ -23,6 +23,9 @@ from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
 
+# Of a weighted sum: what float64 may miss of it. One step of float32 in one image is a million times as large.
+ROUNDING = 64 * np.finfo(np.float64).eps
+
 # Voxels fitted at once: their coefficients and residuals stay in the cache of one core, and memory beyond the block and
 # the results is small. Products of matrices have a fixed width below this (``fit_ols``): it changes no bit.
 PANEL_VOXELS = 2_048
@@ -288,11 +291,15 @@ class _Buffers:
         """Fit some voxels; ``where`` are their places in the unit."""
         fitted = np.ones(len(where), dtype=bool)
         values = {}
+        largest = np.maximum(block.max(axis=0), -block.min(axis=0)).astype(np.float64)
         for coefficient, entry in design["coefficients"].items():
             values[coefficient] = first_level(block, entry)
             self.values[coefficient][:, where] = values[coefficient]
             spread = values[coefficient].max(axis=0) - values[coefficient].min(axis=0)
-            fitted &= spread > 0
+            # A constant voxel's coefficients are 0 but for rounding where people came on different days; noise of
+            # rounding has a t like any other.
+            weights = max(float(np.abs(own["weights"]).sum()) for own in entry["first_level"].values())
+            fitted &= spread > ROUNDING * weights * largest
         self.constant += int((~fitted).sum())
         varying = where[fitted]
         self.valid[varying] = 1

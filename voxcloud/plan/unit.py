@@ -19,7 +19,7 @@ STEP_VERSIONS: dict[str, int] = {
     "stack-manifest": 1,
     "tissue-mask": 1,
     "fit-template": 1,
-    "fit-block": 2,
+    "fit-block": 3,
     "fit-covariance": 1,
     "fit-whitened": 2,
     "smoothness": 1,
