@@ -359,3 +359,15 @@ def test_bad_input__compressed_file_that_is_whole_but_of_another_size_is_read_to
     assert validate_study(study.file).problems == ()
     path.write_bytes(gzip.compress(content[:half]))
     assert "cut short" in validate_study(study.file).problems[0]
+
+
+def test_bad_input__a_search_volume_outside_the_analysis_mask_is_named_by_its_searches_alone(study: Any) -> None:
+    tissue = np.mean([np.asarray(nib.load(p).dataobj) for p in study.folder.rglob("*probseg.nii.gz")], axis=0)
+    save_mask(study.folder / "roi.nii.gz", study.folder / "mask.nii.gz", lambda m: (m > 0) & (tissue < 0.1))
+    study.edit(search_volumes={"hand": {"path": "roi.nii.gz"}})
+    study.model(coefficients=["linear"])
+    assert validate_study(study.file).problems == ()
+    outcome = run_study(study.file, SERIAL)
+    assert [key.split("/")[0] for key in outcome.failed] == ["inference"]
+    assert "search_volumes.hand" in in_detail(outcome)
+    assert any(key.startswith("smoothness/") for key in outcome.computed)

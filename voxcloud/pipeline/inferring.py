@@ -178,7 +178,7 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     maps = _write_maps(unit, store, view, grid, inside, statistic, test)
     searches = []
     warnings: list[str] = []
-    for volume, roi in _volumes(unit, grid):
+    for volume, roi in _volumes(unit, grid, inside):
         for direction in _directions(test):
             found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
             permuted = _permuted(unit, view, grid, inside, found, roi, direction, test, field)
@@ -229,7 +229,7 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return {"significant": significant, "clusters": sum(len(s["clusters"]) for s in searches)}
 
 
-def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | None]]:
+def _volumes(unit: WorkUnit, grid: MaskGrid, inside: np.ndarray) -> list[tuple[str, np.ndarray | None]]:
     if not unit.places["volumes"]:
         return [("whole mask", None)]
     found: list[tuple[str, np.ndarray | None]] = []
@@ -239,6 +239,11 @@ def _volumes(unit: WorkUnit, grid: MaskGrid) -> list[tuple[str, np.ndarray | Non
             raise MaskError(
                 f"search_volumes.{name} ({path}): expected the grid of the mask, {tuple(grid.shape)}, found "
                 f"{tuple(volume.shape)} or another affine. Resample it to the mask's grid (nearest neighbour)."
+            )
+        if not volume.mask.ravel()[grid.voxel_index[inside]].any():
+            raise MaskError(
+                f"{unit.name}: search_volumes.{name} ({path}): expected voxels of the analysis mask ({inside.size} "
+                "voxels), found none. Check the volume's label, or lower the threshold in masks."
             )
         found.append((name, volume.mask))
     return found
