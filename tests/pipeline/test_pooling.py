@@ -107,3 +107,8 @@ def test_estimate__the_imprecise_weigh_less(output: Path) -> None:
         assert weight / found["weights"][sparse[0]] == pytest.approx(
             expected * (found["between_to_within"] + ratio[sparse[0]])
         )
+
+
+def test_methods_text__says_what_the_weights_rest_on(output: Path) -> None:
+    page = (output / "report.html").read_text()
+    assert "weighted by the precision of their coefficient, 1 / (q + variance ratio), where q = " in page

@@ -209,7 +209,9 @@ def _models(methods: Methods, results: Results) -> list[str]:
         if estimator == "two-stage":
             text += _missing(settings, design)
         if design.get("weights") == "precision":
-            text += " Participants were weighted by the precision of their coefficient."
+            text += (
+                f" Participants were weighted by the precision of their coefficient{_spread_between(results, model)}."
+            )
         if design.get("variance") == "unequal":
             text += (
                 " Variances were allowed to differ between groups: one covariance for the whole mask, estimated by "
@@ -217,6 +219,19 @@ def _models(methods: Methods, results: Results) -> list[str]:
             )
         shared.setdefault(text, []).append(_model(results, model))
     return [" ".join([text, *own]) for text, own in shared.items()]
+
+
+def _spread_between(results: Results, model: str) -> str:
+    """Say what was estimated for the weights, over the maps and coefficients of a model."""
+    trees = [c.tree for c in results.comparisons if c.tree["model"] == model]
+    found = sorted(float(t["between_to_within"]) for t in trees if t.get("between_to_within") is not None)
+    if not found:
+        return ""
+    numbers = f"{found[0]:.2g}" if len(found) == 1 else f"{found[0]:.2g} to {found[-1]:.2g}"
+    return (
+        f", 1 / (q + variance ratio), where q = {numbers} is the variance between people over that of a complete "
+        "participant's coefficient, pooled over all voxels of the analysis mask"
+    )
 
 
 def _model(results: Results, model: str) -> str:
