@@ -163,9 +163,11 @@ def test_validate__ends_with_status_1_and_lists_problems(study: Any, run: Run) -
 
 def test_show_outcome__says_a_message_once_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     failed = {f"stack-shard/R1map/shard-0000{k}": {"message": "no room", "rerun": f"again {k}"} for k in range(3)}
-    outcome = StudyOutcome((), failed, {"fit-block/a": "waits", "fit-block/b": "waits"}, (), 4, 1.0, 1.0, "out", None)
+    waits = {"fit-block/a": "waits", "fit-block/b": "waits"}
+    outcome = StudyOutcome((), failed, waits, (), 4, 1.0, 1.0, "out", None, leftovers=("stats/model-old",))
     assert show_outcome(outcome, Path("study.yaml")) == 5
     out = capsys.readouterr().out
+    assert "does not ask for any more: stats/model-old" in out
     assert out.count("no room") == 1
     assert "not run: 2 units, e.g. fit-block/a: waits" in out
     assert "go on with: voxcloud run study.yaml" in out

@@ -243,6 +243,7 @@ def test_bad_input__an_image_stops_only_what_needs_it(why: str, study: Any) -> N
     assert words in message
     assert {"stack-manifest/probseg_label-GM", "stack-shard/R1map_label-GM/shard-00001"} <= set(outcome.computed)
     assert "stack-manifest/R1map_label-GM" in outcome.unavailable
+    assert outcome.already_done == 0
 
 
 def in_detail(outcome: StudyOutcome) -> str:

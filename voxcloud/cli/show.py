@@ -187,7 +187,7 @@ def _left_out(items: Sequence[Mapping[str, Any]]) -> None:
     if not items:
         return
     found: dict[tuple[str, str], list[str]] = {}
-    for item in items:
+    for item in sorted(items, key=lambda i: (i["participant_id"], i["session_id"] or "")):
         who = f"sub-{item['participant_id']}" + (f"_ses-{item['session_id']}" if item["session_id"] else "")
         found.setdefault((who, item["reason"]), []).append(item["what"])
     people = {item["participant_id"] for item in items}
@@ -253,6 +253,11 @@ def show_outcome(outcome: StudyOutcome, study: Path) -> int:
         say(f"not run: {number_of(len(keys), 'unit')}, e.g. {keys[0]}: {reason}")
     if outcome.failed or outcome.unavailable:
         say(f"What is done is kept. When the cause is gone, go on with: voxcloud run {study}")
+    if outcome.leftovers:
+        say(
+            f"Results that this study file does not ask for any more: {some(outcome.leftovers, 5)}\n"
+            "  They are not in the report; delete the folders if you do not want them."
+        )
     if outcome.report is not None:
         against = against_truth(outcome.report.parent)
         if against:

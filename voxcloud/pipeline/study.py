@@ -266,16 +266,16 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
     planner = _Planner(loaded, store, options.recompute)
     with acquire(store, uuid.uuid4().hex[:12]) as lease, make_engine(loaded.study.compute) as engine:
         run = _Run(planner, engine, lease, emit)
+        before = [key for key, status in run.status.items() if status.state == "done"]
         report = run.run()
     plan, total = run.plan, run.total
     emit(Event("run-ended", totals=_totals(plan, total)))
-    done = len(plan.units) - len(total.computed) - len(total.failed) - len(total.unavailable)
     return StudyOutcome(
         tuple(dict.fromkeys(total.computed)),
         total.failed,
         total.unavailable,
         plan.problems,
-        max(0, done),
+        len(set(before) - set(total.computed)),
         time.monotonic() - start,
         total.cpu_s,
         store.url,
