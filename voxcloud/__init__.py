@@ -5,7 +5,8 @@ In a notebook: ``voxcloud.open_stack``, ``voxcloud.open_fit`` and ``voxcloud.to_
 
 from typing import Any
 
-__version__ = "0.1.0"
+from voxcloud.version import __version__
+
 __all__ = ["__version__", "open_fit", "open_stack", "to_nifti"]
 
 

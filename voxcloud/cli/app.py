@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from voxcloud import __version__
 from voxcloud.errors import StudyFileError, VoxcloudError, nearest
+from voxcloud.version import __version__
 
 if TYPE_CHECKING:
     from voxcloud.pipeline.study import RunOptions

@@ -19,7 +19,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from voxcloud import __version__
 from voxcloud.errors import CorruptStoreError, LeaseLostError, VoxcloudError
 from voxcloud.pipeline.blas import one_blas_thread
 from voxcloud.plan.unit import WorkUnit
@@ -27,6 +26,7 @@ from voxcloud.storage.folder import explain
 from voxcloud.storage.lease import lease_holder
 from voxcloud.storage.records import OutputRef, Record, begin_unit, write_record
 from voxcloud.storage.store import Store, open_store
+from voxcloud.version import __version__
 
 LOG = logging.getLogger("voxcloud")
 

@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from voxcloud import __version__
 from voxcloud.errors import CorruptStoreError, StorageError
 from voxcloud.schema import STACK_SCHEMA, stack_name
 from voxcloud.storage.manifest import (
@@ -43,6 +42,7 @@ from voxcloud.storage.regions import (
     template_documents,
 )
 from voxcloud.storage.store import Store
+from voxcloud.version import __version__
 
 __all__ = [
     "Allocation",
