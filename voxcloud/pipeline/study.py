@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from voxcloud import __version__
 from voxcloud.bids.derivatives import BIDSIGNORE, dataset_description
 from voxcloud.config.load import LoadedStudy, load_study
 from voxcloud.errors import CorruptStoreError, PlanError, StudyFileError
@@ -28,6 +27,7 @@ from voxcloud.plan.unit import WorkUnit
 from voxcloud.storage.lease import Lease, acquire
 from voxcloud.storage.stack import allocate_rows, latest_manifest
 from voxcloud.storage.store import Store, open_store
+from voxcloud.version import __version__
 
 LOG = logging.getLogger(__name__)
 
