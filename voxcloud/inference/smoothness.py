@@ -19,7 +19,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 MAX_RESIDUAL_IMAGES = 64
-SLAB_BYTES = 48_000_000
+SLAB_BYTES = 16_000_000
 FOUR_LOG_TWO = 4.0 * np.log(2.0)
 MIN_SUM_OF_SQUARES = float(np.sqrt(np.finfo(np.float64).eps))  # below: a constant voxel, which has no smoothness
 
@@ -116,7 +116,7 @@ def estimate_smoothness(
     n_scans
         Rows of the model, when only some of their residuals are read; default ``n_images``.
     slab_voxels
-        Voxels per slab; the default keeps a slab's residuals under 48 MB. The result does not depend on it.
+        Voxels per slab; the default keeps a slab's residuals under 16 MB. The result does not depend on it.
 
     Raises
     ------
