@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ class Context:
         return {"output": self.store_url, "mask": loaded.resolve(loaded.study.mask), **more}
 
 
+@functools.lru_cache(maxsize=2)  # asked for by every unit of a plan
 def mask_digest(grid: MaskGrid) -> str:
     """Return the digest of a mask's voxels, shape and affine."""
     import hashlib
