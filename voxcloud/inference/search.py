@@ -31,11 +31,11 @@ PEAKS_PER_CLUSTER = 3
 
 FEW_DF = (
     "{df:g} error degrees of freedom, fewer than {limit:g}: random field p-values are approximate. "
-    "Run permutation inference beside them."
+    "Compare them with permutation p-values."
 )
 ROUGH_FIELD = (
     "Smoothness {fwhm} voxels FWHM, less than {limit:g} on an axis: the field is too rough for the lattice and random "
-    "field p-values are inexact. Smooth more or run permutation inference beside them."
+    "field p-values are inexact. Smooth more, or compare them with permutation p-values."
 )
 LIBERAL_THRESHOLD = (
     "Cluster-forming p < {p:g}, above {limit:g}: cluster p-values from random field theory are too small at such a "
@@ -45,15 +45,15 @@ UNEVEN_FIELD = (
     "Uneven smoothness: resels per voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where "
     "estimation noise alone makes about {even:.1f}. "
     "Clusters in smooth regions come out with p-values that are too small, clusters in rough regions with p-values "
-    "that are too large. Run permutation inference beside them."
+    "that are too large. Compare them with permutation p-values."
 )
 STATIONARITY_ASSUMED = (
     "{name} maps have uneven smoothness by construction and cluster p-values assume an even one (here resels per "
     "voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where estimation noise alone makes "
-    "about {even:.1f}). Run permutation inference beside them."
+    "about {even:.1f}). Compare them with permutation p-values."
 )
 CUT_CLUSTERS = (
-    "{n} of {total} clusters go on, above the threshold, outside the search volume: their size is what lies inside."
+    "Above the threshold, {n} of {total} listed clusters reach beyond the search volume: the size is what lies inside."
 )
 NO_VOLUME = (
     "The search volume holds no block of 2 x 2 x 2 voxels: it has no resels in three dimensions, and cluster p-values "
@@ -333,7 +333,7 @@ def _describe(
         peak_voxels=peaks,
         peak_mm=(affine[:3, :3] @ peaks + affine[:3, 3:]).T,
         peak_rank=np.asarray(rank, dtype=np.int64),
-        voxel_mm3=float(abs(np.linalg.det(affine[:3, :3]))),
+        voxel_mm3=round(float(abs(np.linalg.det(affine[:3, :3]))), 9),  # 64 mm3, not 63.99999999999998
     )
 
 

@@ -25,6 +25,7 @@ from voxcloud.pipeline.permuting import BESIDE_PERMUTATIONS, PermutedSearch, is_
 from voxcloud.pipeline.pooling import read_covariance
 from voxcloud.plan.paths import STATS_F, STATS_T, fit_folder, fit_prefix, pools_variances, stat_stem
 from voxcloud.plan.unit import WorkUnit
+from voxcloud.report.results import effect_units
 from voxcloud.schema import RESULT_SCHEMA
 from voxcloud.storage.regions import open_array
 from voxcloud.storage.store import Store
@@ -177,8 +178,8 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     atlas = load_atlas(**unit.places["atlas"]) if unit.places.get("atlas") else None
     maps = _write_maps(unit, store, view, grid, inside, statistic, test)
     searches = []
-    warnings: list[str] = []
-    for volume, roi in _volumes(unit, grid, inside):
+    volumes, warnings = _volumes(unit, grid, inside)
+    for volume, roi in volumes:
         for direction in _directions(test):
             found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
             permuted = _permuted(unit, view, grid, inside, found, roi, direction, test, field)
@@ -229,10 +230,14 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return {"significant": significant, "clusters": sum(len(s["clusters"]) for s in searches)}
 
 
-def _volumes(unit: WorkUnit, grid: MaskGrid, inside: np.ndarray) -> list[tuple[str, np.ndarray | None]]:
+def _volumes(
+    unit: WorkUnit, grid: MaskGrid, inside: np.ndarray
+) -> tuple[list[tuple[str, np.ndarray | None]], list[str]]:
+    """Return the search volumes, and a sentence for each one that cannot be searched while others can."""
     if not unit.places["volumes"]:
-        return [("whole mask", None)]
+        return [("whole mask", None)], []
     found: list[tuple[str, np.ndarray | None]] = []
+    empty: list[str] = []
     for name, path in sorted(unit.places["volumes"].items()):
         volume = load_mask(path)
         if tuple(volume.shape) != tuple(grid.shape) or not np.allclose(volume.affine, grid.affine, atol=1e-3):
@@ -241,12 +246,15 @@ def _volumes(unit: WorkUnit, grid: MaskGrid, inside: np.ndarray) -> list[tuple[s
                 f"{tuple(volume.shape)} or another affine. Resample it to the mask's grid (nearest neighbour)."
             )
         if not volume.mask.ravel()[grid.voxel_index[inside]].any():
-            raise MaskError(
-                f"{unit.name}: search_volumes.{name} ({path}): expected voxels of the analysis mask ({inside.size} "
-                "voxels), found none. Check the volume's label, or lower the threshold in masks."
+            empty.append(
+                f"search_volumes.{name} ({path}): expected voxels of the analysis mask ({inside.size} voxels), found "
+                "none; it was not searched. Check the volume's label, or lower the threshold in masks."
             )
+            continue
         found.append((name, volume.mask))
-    return found
+    if not found:
+        raise MaskError("\n".join(f"{unit.name}: {sentence}" for sentence in empty))
+    return found, empty
 
 
 def _directions(test: Mapping[str, Any]) -> list[str]:
@@ -400,7 +408,7 @@ def _write_maps(
                 "Coefficient": view.coefficient,
                 "Contrast": test["test"],
                 "Alternative": test["alternative"],
-                "EffectUnits": view.entry["units"],
+                "EffectUnits": effect_units({**view.entry, "test": test["test"]}),
                 "NumberOfParticipants": len(view.entry["participants"]),
             },
         )
