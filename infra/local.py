@@ -11,6 +11,7 @@ from voxcloud.config.study import Compute
 from voxcloud.errors import PlanError
 from voxcloud.pipeline.engines import memory_per_worker, worker_count
 
+ONLY_HERE = "127.0.0.1:0"
 # A unit may use this part of a worker's limit; the rest is the interpreter's and Dask's.
 USABLE_MEMORY = 0.8
 # Dask's default waits 15 s before it replaces a worker whose job was cancelled.
@@ -88,7 +89,10 @@ class LocalEngine(DaskEngine):
             security=security,
             protocol="tls://",
             host="127.0.0.1",
-            dashboard_address=None,
+            # Without an address Dask opens its pages to every machine, on a port that another run may have.
+            dashboard_address=ONLY_HERE,
+            worker_dashboard_address=ONLY_HERE,
+            scheduler_kwargs={"dashboard": False},
             silence_logs=logging.ERROR,
         )
         return Client(self._cluster, security=security)

@@ -35,8 +35,9 @@ SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
 # Relabelling beside random fields happens without being asked for up to this much memory.
 AUTO_PERMUTATION_BYTES = 1_000_000_000
-# Peak memory beyond arrays that a unit's projection accounts for: buffers of compression and of the array library.
-SLACK_BYTES = 48_000_000
+# Peak memory beyond arrays that a unit's projection accounts for: libraries that a worker's first unit loads (about
+# 30 MB), buffers of compression and of the array library.
+SLACK_BYTES = 64_000_000
 # What reads a stack names the images and not the shards that hold them; so it must say how images become shards.
 STACK_VERSION = f"stack-shard version {STEP_VERSIONS['stack-shard']}"
 
@@ -256,7 +257,7 @@ def _tissue_unit(
         places=context.places(images=identity),
         upstream=(f"stack-manifest/{tissue.name}",),
         outputs=(f"masks/{name}.npy",),
-        projected_mem=len(images) * BLOCK_VOXELS * 12 + context.voxels * 16 + SLACK_BYTES,
+        projected_mem=len(images) * BLOCK_VOXELS * 12 + context.voxels * 16 + _grid_bytes(context) * 2 + SLACK_BYTES,
         bytes_read=len(images) * context.voxels * 4,
         expected_s=len(images) * context.voxels * 4e-9 + 0.1,
     )

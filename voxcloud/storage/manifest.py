@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -133,7 +134,8 @@ def write_rows(store: Store, manifest: Manifest) -> None:
         If that number holds a manifest of other rows.
     """
     path = manifest_path(manifest)
-    data = json.dumps({"schema": MANIFEST_SCHEMA, **asdict(manifest)}, sort_keys=True).encode()
+    tree = {"schema": MANIFEST_SCHEMA, **asdict(manifest)}
+    data = json.dumps({**tree, "digest": _digest(tree)}, sort_keys=True).encode()
     if store.create_if_absent(path, data):
         return
     there = read_manifest(store, path)
@@ -143,6 +145,12 @@ def write_rows(store: Store, manifest: Manifest) -> None:
         )
     if there != manifest:
         store.write_bytes(path, data)
+
+
+def _digest(tree: Mapping[str, Any]) -> str:
+    """Return the digest of everything in a manifest but its digest: a row number that is off by one is damage."""
+    text = json.dumps({k: v for k, v in tree.items() if k != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def latest_in(store: Store, prefix: str) -> Manifest | None:
@@ -161,7 +169,7 @@ def latest_in(store: Store, prefix: str) -> Manifest | None:
 
 
 def read_manifest(store: Store, path: str) -> Manifest | None:
-    """Return a manifest, or None if it was cut short.
+    """Return a manifest, or None if it was cut short or damaged.
 
     Raises
     ------
@@ -175,6 +183,8 @@ def read_manifest(store: Store, path: str) -> Manifest | None:
             raise NewerSchemaError(
                 f"{path}: expected manifest schema {MANIFEST_SCHEMA} or lower, found {schema}. Update voxcloud."
             )
+        if tree["digest"] != _digest(tree):
+            raise ValueError("its digest is another")
         rows = tuple(StackRow(**r) for r in tree["rows"])
         return Manifest(int(tree["number"]), str(tree["prefix"]), rows, tuple(ShardRef(**s) for s in tree["shards"]))
     except NewerSchemaError:
