@@ -118,7 +118,7 @@ def test_random_field_search__flags_clusters_that_the_volume_cuts() -> None:
     found = run(roi=roi)
     assert found.clusters[0].cut
     assert found.clusters[0].touches_edge
-    assert any("go on, above the threshold, outside" in note for note in found.warnings)
+    assert any("1 of 1 listed clusters reach beyond the search volume" in note for note in found.warnings)
     assert not run().clusters[0].cut
     assert not run().clusters[0].touches_edge
 

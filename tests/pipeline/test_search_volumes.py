@@ -15,13 +15,13 @@ from voxcloud.testing import tiny_study
 
 
 def run_with(tmp_path: Path, *names: str) -> tuple[StudyOutcome, dict[str, Any]]:
-    """Run the tiny study with search volumes: ``half`` of the brain, ``nowhere`` in a corner."""
+    """Run the tiny study with search volumes: ``half`` of the brain, ``nowhere`` outside of its grey matter."""
     made = tiny_study(tmp_path / "study")
     mask = nib.load(made.folder / "mask.nii.gz")
     half = np.asarray(mask.dataobj).copy()
     half[: half.shape[0] // 2] = 0
-    nowhere = np.zeros_like(half)
-    nowhere[0, 0, 0] = 1
+    nowhere = (made.anatomy.mask & (made.anatomy.gm < 0.02)).astype(half.dtype)  # in the mask, but no grey matter
+    assert nowhere.any()
     for name, volume in (("half", half), ("nowhere", nowhere)):
         nib.save(nib.Nifti1Image(volume, mask.affine, mask.header), made.folder / f"{name}.nii.gz")
     tree = yaml.safe_load(made.study_file.read_text())
