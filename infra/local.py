@@ -78,7 +78,8 @@ class LocalEngine(DaskEngine):
         from distributed import Client, LocalCluster, Security
 
         dask.config.set(DASK_CONFIG)
-        logging.getLogger("distributed").setLevel(logging.ERROR)
+        # What a lost worker means for units the run says itself, by name.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         security = Security.temporary()
         self._cluster = LocalCluster(
             n_workers=self.workers,
@@ -93,7 +94,8 @@ class LocalEngine(DaskEngine):
             dashboard_address=ONLY_HERE,
             worker_dashboard_address=ONLY_HERE,
             scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
+            preload=["infra.worker_setup"],
         )
         return Client(self._cluster, security=security)
 

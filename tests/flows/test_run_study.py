@@ -86,8 +86,8 @@ def test_run_study_flow__takes_what_a_deployments_form_sends(prefect_home: Path)
     assert found == {"study": "a.yaml", "options": FlowOptions(engine="local", workers=2)}
     with pytest.raises(ParameterTypeError, match="engine"):
         run_study_flow.validate_parameters({"study": "a.yaml", "options": {"engine": "cloud"}})
-    with pytest.raises(ParameterTypeError, match="enginee"):
-        run_study_flow.validate_parameters({"study": "a.yaml", "options": {"enginee": "local"}})
+    with pytest.raises(ParameterTypeError, match="motor"):
+        run_study_flow.validate_parameters({"study": "a.yaml", "options": {"motor": "local"}})
     form: dict[str, Any] = run_study_flow.parameters.model_dump()
     assert form["properties"]["study"]["description"].startswith("Path of the study file")
     fields = form["definitions"]["FlowOptions"]["properties"]

@@ -89,5 +89,5 @@ def test_make_engine__auto_memory_shares_the_machine() -> None:
 
 def test_refuse_shared_outputs__names_both_writers() -> None:
     refuse_shared_outputs([unit("a", "stats/a.nii.gz"), unit("b", "stats/b.nii.gz")])
-    with pytest.raises(PlanError, match="fit-block/b: .* found that fit-block/a writes stats/AB too"):
+    with pytest.raises(PlanError, match=r"fit-block/b: .* found that fit-block/a writes stats/AB too"):
         refuse_shared_outputs([unit("a", "stats/aB"), unit("b", "stats/AB")])
