@@ -79,7 +79,7 @@ def end_here(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
 def two_masks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
     """Fit one set of images in two masks, cut into other panels; (voxel_index, arrays) of each."""
     found = []
-    for dropped, panel, read_bytes in ((0, fitting.PANEL_VOXELS, fitting.READ_BYTES), (77, 100, 1)):
+    for dropped, panel in ((0, fitting.PANEL_VOXELS), (77, 100)):
         study = tiny_study(tmp_path_factory.mktemp("masks") / "study")
         path = study.folder / "mask.nii.gz"
         image = nib.load(path)
@@ -88,7 +88,6 @@ def two_masks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[np.ndarray
         nib.save(nib.Nifti1Image(mask, image.affine, image.header), path)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fitting, "PANEL_VOXELS", panel)
-            patch.setattr(fitting, "READ_BYTES", read_bytes)
             patch.setitem(STEPS, "smoothness", end_here)
             failed = run_study(study.study_file, RunOptions(engine="serial")).failed
             assert {key.split("/")[0] for key in failed} == {"smoothness"}

@@ -29,8 +29,6 @@ ROUNDING = 64 * np.finfo(np.float64).eps
 # Voxels fitted at once: their coefficients and residuals stay in the cache of one core, and memory beyond the block and
 # the results is small. Products of matrices have a fixed width below this (``fit_ols``): it changes no bit.
 PANEL_VOXELS = 2_048
-# Images are read so many bytes at a time: a block of the stack, or a part of it where it has many rows.
-READ_BYTES = 12_000_000
 
 
 def read_design(store: Store, digest: str) -> dict[str, Any]:
@@ -181,9 +179,8 @@ def fit_block(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     start, stop = unit.params["start"], unit.params["stop"]
     prefix = fit_prefix(design["model"], design["stack"])
     out = _Buffers(design, stop - start)
-    step = min(spec.block_voxels, max(PANEL_VOXELS, READ_BYTES // (4 * len(rows))))
-    for first in range(start, stop, step):
-        last = min(first + step, stop)
+    for first in range(start, stop, spec.block_voxels):
+        last = min(first + spec.block_voxels, stop)
         block = read_block(store, manifest, rows, first, last)
         here = slice(first - start, last - start)
         out.n[here] = count_finite(block)

@@ -33,7 +33,7 @@ from voxcloud.storage.store import Store
 LOG = logging.getLogger(__name__)
 
 # Participants' coefficients that a search keeps decoded: its clusters ask for the same voxels again and again.
-KEPT_BYTES = 48_000_000
+KEPT_BYTES = 24_000_000
 
 
 @dataclass(frozen=True)
