@@ -1,7 +1,6 @@
 """``run-study``: the whole study as a flow that a person can watch, retry and schedule."""
 
-from __future__ import annotations
-
+# Annotations are not postponed here: Prefect builds a deployment's form from them, where it knows no module.
 import time
 from pathlib import Path
 from typing import Any, Literal

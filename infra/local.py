@@ -17,8 +17,8 @@ USABLE_MEMORY = 0.8
 # Dask's default waits 15 s before it replaces a worker whose job was cancelled.
 DASK_CONFIG = {
     "distributed.deploy.lost-worker-timeout": "3s",
-    # A unit that ends its worker three times is given back to the run, which tries it again and then names it.
-    "distributed.scheduler.allowed-failures": 2,
+    # A unit that is lost with its worker is given back to the run, which tries it again, the last time alone.
+    "distributed.scheduler.allowed-failures": 0,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.target": False,
     # A worker runs one unit; pausing it would only keep the next one waiting without a word.

@@ -71,22 +71,30 @@ def test_local_engine__a_killed_worker_loses_the_unit_in_flight_only(tmp_path: P
     assert outcome.failed == {}
     assert sorted(outcome.computed) == sorted(unit.key for unit in units)
     started = Counter(line.split()[0] for line in log.read_text().splitlines())
-    assert {key: number for key, number in started.items() if number > 1} == {"fit-block/unit-2": 2}
+    again = {key for key, number in started.items() if number > 1}
+    # Beside the one in flight those count as lost that waited at the dead worker, or whose answer still lay there.
+    assert "fit-block/unit-2" in again
+    assert len(again) <= 2
+    assert max(started.values()) == 2
     assert os.getpid() not in workers
 
 
 @pytest.mark.slow
 def test_local_engine__a_unit_that_always_ends_its_worker_fails_by_name(tmp_path: Path) -> None:
-    units = [WorkUnit("fit-block", name, {}, {}, (), projected_mem=1) for name in ("bad", "good")]
+    units = [WorkUnit("fit-block", name, {}, {}, (), projected_mem=1) for name in ("bad", "good", "fine")]
 
     def execute(folder: str, key: str, run_id: str) -> dict[str, Any]:
+        with (Path(folder) / "log").open("a") as stream:
+            stream.write(f"{key}\n")
         if key.endswith("bad"):
             os.kill(os.getpid(), signal.SIGKILL)
         return {"state": "done", "seconds": 0.0, "cpu_s": 0.0}
 
     with LocalEngine(Compute(engine="local", workers=1, memory_per_worker="1 GB")) as engine:
         outcome = run_units(units, str(tmp_path), engine, lease=NoLease(), execute=execute)
-    assert outcome.computed == ["fit-block/good"]
+    assert sorted(outcome.computed) == ["fit-block/fine", "fit-block/good"]
+    assert list(outcome.failed) == ["fit-block/bad"]
+    assert (tmp_path / "log").read_text().count("bad") == 3
     assert "the worker was lost" in outcome.failed["fit-block/bad"]["message"]
 
 

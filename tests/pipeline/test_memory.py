@@ -17,10 +17,12 @@ from voxcloud.pipeline.engines import make_engine
 from voxcloud.pipeline.run import refuse_shared_outputs, refuse_too_large
 from voxcloud.pipeline.study import RunOptions, plan_study, run_study
 from voxcloud.plan.unit import WorkUnit
+from voxcloud.plan.units import SLACK_BYTES
 from voxcloud.testing.simulate import tiny_study
 
 SCRIPT = Path(__file__).with_name("measured_unit.py")
-# A projection beyond this many times the truth would refuse work that fits.
+# A projection beyond this many times the truth would refuse work that fits; the slack is for what the tests do not
+# have: a cache of 200,000 digests, libraries that load at the first use.
 MOST = 4.0
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -57,7 +59,7 @@ def test_projected_mem__bounds_what_every_step_needs(units: dict[str, tuple[str,
         )
         assert done.returncode == 0, done.stderr
         measured = int(done.stdout.splitlines()[-1])
-        if not measured <= unit.projected_mem <= MOST * measured:
+        if not (measured <= unit.projected_mem and unit.projected_mem - SLACK_BYTES <= MOST * measured):
             wrong.append(f"{step}: {measured / 1e6:.0f} MB needed, {unit.projected_mem / 1e6:.0f} MB projected")
     assert not wrong
     assert {"stack-shard", "tissue-mask", "fit-block", "fit-whitened", "smoothness", "inference"} <= set(units)

@@ -146,6 +146,7 @@ class _Loop:
         self.ready = [(self.priority[key], key) for key, up in self.waiting_for.items() if not up]
         heapq.heapify(self.ready)
         self.put_back: list[tuple[float, str]] = []
+        self.losses: dict[str, int] = {}
         self.running: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
         self.finished: queue.Queue[tuple[str, Future[Any]]] = queue.Queue()
@@ -168,7 +169,7 @@ class _Loop:
         while self.ready and len(self.running) < limit:
             key = self.ready[0][1]
             need = self.units[key].projected_mem
-            if self.running and sum(self.running.values()) + need > room:
+            if self.running and (self._must_be_alone(key) or sum(self.running.values()) + need > room):
                 return
             heapq.heappop(self.ready)
             self.lease.check()
@@ -180,6 +181,15 @@ class _Loop:
                 self.execute, self.store_url, key, self.lease.run_id, key=f"{key}#{self.attempts[key]}", memory=need
             )
             future.add_done_callback(lambda done, key=key: self.finished.put((key, done)))  # type: ignore[misc]
+            if self._must_be_alone(key):
+                return
+
+    def _must_be_alone(self, key: str) -> bool:
+        """Whether a unit, or one that runs, was lost with its worker before: nobody can say which of several it was.
+
+        The last attempt is made alone, so that a unit that ends its worker is told from those that ran beside it.
+        """
+        return any(self.losses.get(k, 0) >= MAX_ATTEMPTS - 1 for k in (key, *self.running))
 
     def _take_put_back(self) -> None:
         while self.put_back and self.put_back[0][0] <= time.monotonic():
@@ -202,6 +212,8 @@ class _Loop:
         self.lease.set_running(list(self.running))
         error = future.exception()
         answer: Mapping[str, Any] = future.result() if error is None else _engine_failure(error)
+        if answer.get("error_class") in LOST_WORKER_ERRORS:
+            self.losses[key] = self.losses.get(key, 0) + 1
         if answer.get("error_class") == LeaseLostError.__name__:
             raise LeaseLostError(str(answer["message"]))
         if answer["state"] == "done":

@@ -35,8 +35,8 @@ SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
 # Relabelling beside random fields happens without being asked for up to this much memory.
 AUTO_PERMUTATION_BYTES = 1_000_000_000
-# Peak memory beyond arrays that a unit's projection accounts for: libraries that a worker's first unit loads (about
-# 30 MB), buffers of compression and of the array library.
+# Peak memory beyond arrays that a unit's projection accounts for: the cache of digests (30 MB and more where many
+# files are known), libraries that a worker's first unit loads, buffers of compression and of the array library.
 SLACK_BYTES = 64_000_000
 # What reads a stack names the images and not the shards that hold them; so it must say how images become shards.
 STACK_VERSION = f"stack-shard version {STEP_VERSIONS['stack-shard']}"
