@@ -11,6 +11,7 @@ note. After a change:
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import sys
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("step_sources.json")
 COMMAND = "python tests/plan/test_step_versions.py"
 
-# Modules that make no number by themselves: names, plans, storage of bytes that are checked elsewhere, words.
+# Modules that make no number by themselves: names, plans, storage of bytes that are checked elsewhere, words. The
+# plan's numbers are in the design file, which is named by its content and an input of every fit.
 NO_NUMBERS = (
     "voxcloud.config",
     "voxcloud.errors",
@@ -41,15 +43,21 @@ NO_NUMBERS = (
     "voxcloud.storage.store",
     "voxcloud.testing",
 )
-# What a step's first level and design are made of when the study is planned: their numbers are in the design file,
-# which is an input of the fit and named by its content.
 
 
+@functools.cache
 def module_path(name: str) -> Path | None:
     """Return the file of a module of ours."""
     base = ROOT.joinpath(*name.split("."))
     found = [base.with_suffix(".py"), base / "__init__.py"]
     return next((path for path in found if path.is_file()), None)
+
+
+@functools.cache
+def parsed(path: Path) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str]]]:
+    """Return what a module defines, and what it takes from others of ours."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return definitions(tree), imports(tree)
 
 
 def definitions(tree: ast.Module) -> dict[str, ast.stmt]:
@@ -92,18 +100,23 @@ def normal(node: ast.AST) -> str:
     return ast.dump(tree, include_attributes=False)
 
 
+@functools.cache
+def normal_of(path: Path, name: str) -> str:
+    """Return a module's definition as ``normal`` does."""
+    return normal(parsed(path)[0][name])
+
+
 def reached(module: str, name: str, seen: dict[tuple[str, str], str]) -> None:
     """Collect everything of ours that a definition uses, directly or not."""
     path = module_path(module)
     if path is None or (module, name) in seen or module.startswith(NO_NUMBERS):
         return
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    own, foreign = definitions(tree), imports(tree)
+    own, foreign = parsed(path)
     if name not in own:
         if name in foreign:
             reached(*foreign[name], seen)
         return
-    seen[(module, name)] = normal(own[name])
+    seen[(module, name)] = normal_of(path, name)
     for used in names(own[name]):
         if used in own:
             reached(module, used, seen)

@@ -355,6 +355,7 @@ def _designs(
     """Return a design file per (model, stack); a model that cannot be built is a problem by name, others go on."""
     designs: dict[str, dict[str, Any]] = {}
     selections: list[Selection] = []
+    known: dict[tuple[str, ...], dict[str, Any]] = {}
     study = loaded.study
     absent = {item.participant_id for item in left_out if item.what == "participant"}
     for model in study.models:
@@ -366,7 +367,7 @@ def _designs(
             try:
                 selection = select(study, model, stack.map, stack.label, stack.name, images, participants, unusable)
                 signatures.refuse_differences(selection)
-                design, gone = build_design(study, selection)
+                design, gone = build_design(study, selection, known)
             except ValueError as error:  # every error of a design is one
                 problems.add(model.name, stack.name, error)
                 continue

@@ -36,8 +36,13 @@ def time_basis(study: Study) -> TimeBasis | None:
     return build_time_basis(t.basis, t.reference_days, t.terms, orthogonalise=t.orthogonalise, knots=t.knots)
 
 
-def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], list[LeftOut]]:
+def build_design(
+    study: Study, selection: Selection, known: dict[tuple[str, ...], dict[str, Any]] | None = None
+) -> tuple[dict[str, Any], list[LeftOut]]:
     """Return the design file of one model and stack, and who was left out of it.
+
+    ``known`` keeps group designs from one stack of a study to the next: the same people under the same model give the
+    same one, and building it takes longer than everything else in a plan.
 
     Raises
     ------
@@ -48,7 +53,7 @@ def build_design(study: Study, selection: Selection) -> tuple[dict[str, Any], li
     try:
         first, left_out = _first_level(study, selection)
         coefficients = {
-            name: _group_level(model, selection, entry["participants"])
+            name: _known_group_level(known if known is not None else {}, model, selection, entry["participants"])
             | {"first_level": entry["weights"], "units": entry["units"]}
             for name, entry in first["coefficients"].items()
         }
@@ -173,6 +178,15 @@ def _sentences(model: Model, plan: VisitPlan) -> list[str]:
             "complete participant's coefficient, is estimated once from all voxels of the analysis mask."
         )
     return words
+
+
+def _known_group_level(
+    known: dict[tuple[str, ...], dict[str, Any]], model: Model, selection: Selection, participants: list[str]
+) -> dict[str, Any]:
+    key = (model.name, *participants)
+    if key not in known:
+        known[key] = _group_level(model, selection, participants)
+    return known[key]
 
 
 def _group_level(model: Model, selection: Selection, participants: list[str]) -> dict[str, Any]:
