@@ -44,7 +44,7 @@ def context(request: pytest.FixtureRequest) -> ClusterContext:
     stored = sign * values[:, mask].astype(np.float32)
     white = whitening() if request.param == "whitened" else None
     view = SimpleNamespace(
-        stored_values=lambda voxels: stored[:, voxels],
+        values=lambda voxels: stored[:, voxels].astype(np.float64),
         entry={"X": X.tolist(), "participants": [f"{i:02d}" for i in range(PEOPLE)]},
         whitener=white,
         df=float(PEOPLE - 2),
@@ -61,7 +61,7 @@ def context(request: pytest.FixtureRequest) -> ClusterContext:
 def map_of(context: ClusterContext, keep: np.ndarray) -> np.ndarray:
     """Return t in the direction of the search, refitted on some participants; -inf outside the search volume."""
     X, _ = context.design()
-    values = context.whiten(context.view.stored_values(context.inside).astype(np.float64))
+    values = context.whiten(context.view.values(context.inside))
     _, _, t = t_contrast(fit_ols(values[keep], X[keep]), CONTRAST)
     volume = np.full(SHAPE, -np.inf)
     volume.ravel()[context.grid.voxel_index[context.inside]] = t * context.sign
@@ -86,7 +86,7 @@ def test_leave_one_out_clusters__equals_refitting_without_each_participant(
     found: Any = SimpleNamespace(resels=RESELS)
     X, c = context.design()
     p_values, held_out = _leave_one_out_clusters(context, found, positions, X, c)
-    stored = context.view.stored_values(context.inside).astype(np.float64)
+    stored = context.view.values(context.inside)
     df = context.view.df - 1
     sizes = []
     for person in everybody:

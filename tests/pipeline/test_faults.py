@@ -74,6 +74,7 @@ def test_run__every_third_write_fails_once_is_tried_again(
     assert fresh.numbers() == expected
 
 
+@pytest.mark.slow
 def test_run__every_third_write_fails_always_names_the_units_and_the_next_run_goes_on(
     fresh: Any, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,9 +78,9 @@ def test_run__killed_at_any_write_goes_on(
 @pytest.mark.parametrize(
     "text",
     [
-        "fit.zarr/statistic/c/0/0",
+        pytest.param("fit.zarr/statistic/c/0/0", marks=pytest.mark.slow),
         pytest.param("fit.zarr/effect/zarr.json", marks=pytest.mark.slow),
-        pytest.param("fit.zarr/zarr.json", marks=pytest.mark.slow),
+        "fit.zarr/zarr.json",
         pytest.param("R1map_label-GM/linear_patients_minus_untrained/", marks=pytest.mark.slow),
     ],
 )

@@ -54,7 +54,9 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+@pytest.mark.parametrize(
+    "damage", ["flip", pytest.param("cut", marks=pytest.mark.slow), pytest.param("delete", marks=pytest.mark.slow)]
+)
 def test_run__of_damaged_objects_computes_the_units_that_wrote_them(
     finished: Any, expected: dict[str, str], flip: Flip, damage: str
 ) -> None:
@@ -246,6 +248,7 @@ def test_run__of_a_study_file_copy_that_cannot_be_read_is_refused(finished: Any)
         finished.run()
 
 
+@pytest.mark.slow
 def test_run__with_recompute_computes_a_step_once(finished: Any, expected: dict[str, str]) -> None:
     outcome = finished.run(recompute=("stack-shard", "stack-manifest", "smoothness"))
     assert len(outcome.computed) == len(set(outcome.computed))
@@ -261,6 +264,7 @@ def test_run_one_unit__is_done_for_the_next_run(finished: Any, expected: dict[st
     assert finished.numbers() == expected
 
 
+@pytest.mark.slow
 def test_write_study_report__is_not_taken_for_that_of_another_summary(finished: Any) -> None:
     participants = finished.folder / "participants.tsv"
     before = participants.read_text()
