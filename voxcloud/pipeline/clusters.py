@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,31 +172,37 @@ def _leave_one_out_clusters(
     the full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value.
     """
     region, box, size = _box_around(context, positions)
-    values = context.view.stored_values(context.inside[region])
     df = context.view.df - 1
     threshold = float(stats.t.isf(context.params["inference"]["cluster_forming_p"], df))
-    above = np.empty(values.shape, dtype=bool)
-    for first in range(0, region.size, PANEL_VOXELS):
-        panel = slice(first, first + PANEL_VOXELS)
-        loo = leave_one_out_t(context.whiten(values[:, panel].astype(np.float64)), X, c)
+    # (participants, voxels): above the threshold without this one, then in the cluster without this one. Coefficients
+    # are read by panels, twice, so that many participants take no more memory than one byte a voxel each.
+    above = np.empty((len(X), region.size), dtype=bool)
+    for panel, values in _panels(context, region):
+        loo = leave_one_out_t(context.whiten(values), X, c)
         above[:, panel] = np.nan_to_num(loo) * context.sign > threshold
     in_cluster = np.zeros(size, dtype=bool)
     in_cluster[tuple(box[:, np.isin(region, positions)])] = True
-    voxels, held_out = np.zeros(len(values)), np.full(len(values), np.nan)
     volume = np.zeros(size, dtype=bool)
-    for person in range(len(values)):
-        volume[tuple(box)] = above[person]
+    for own in above:
+        volume[tuple(box)] = own
         labels, _ = ndimage.label(volume, CONNECTIVITY_18)
         overlap = np.bincount(labels[in_cluster], minlength=labels.max() + 1)
         overlap[0] = 0
-        if not overlap.any():
-            continue
-        inside = labels == int(overlap.argmax())
-        voxels[person] = inside.sum()
-        held_out[person] = values[person, inside[tuple(box)]].astype(np.float64).mean()
+        own[:] = (labels == int(overlap.argmax()))[tuple(box)] if overlap.any() else False
+    voxels, total = above.sum(axis=1), np.zeros(len(X))
+    for panel, values in _panels(context, region):
+        total += np.where(above[:, panel], values, 0.0).sum(axis=1)
+    held_out = np.where(voxels > 0, total / np.maximum(voxels, 1), np.nan)
     sizes = voxels / np.prod(context.smooth["fwhm_voxels"])
     p_values = np.where(voxels > 0, p_cluster_fwe(sizes, threshold, df, found.resels), 1.0)
     return p_values, held_out
+
+
+def _panels(context: ClusterContext, region: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Give the participants' coefficients of some voxels, panel by panel, float64."""
+    for first in range(0, region.size, PANEL_VOXELS):
+        panel = slice(first, min(first + PANEL_VOXELS, region.size))
+        yield panel, context.view.values(context.inside[region[panel]])
 
 
 def _box_around(context: ClusterContext, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:

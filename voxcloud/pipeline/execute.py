@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from voxcloud.errors import CorruptStoreError, LeaseLostError, VoxcloudError
+from voxcloud.pipeline.allocator import return_freed_memory
 from voxcloud.pipeline.blas import one_blas_thread
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.storage.folder import explain
@@ -67,6 +68,7 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
 
     started = time.time()
     clock, cpu = time.monotonic(), time.thread_time()
+    return_freed_memory()
     with _log_tail(unit.key) as tail, one_blas_thread():
         try:
             _check_lease(store, run_id)

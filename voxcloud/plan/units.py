@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 # Voxels of one fit unit: two of the stack's blocks. Fixed, so that no result depends on workers or memory.
 BLOCK_VOXELS = 10_000
 UNIT_VOXELS = 20_000
+MANY_PEOPLE = 100
 SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
 # Relabelling beside random fields happens without being asked for up to this much memory.
@@ -193,7 +194,7 @@ def model_units(
     template = WorkUnit(
         step="fit-template",
         name=where,
-        params=base | {"unit_voxels": UNIT_VOXELS, "residual_images": MAX_RESIDUAL_IMAGES},
+        params=base | {"unit_voxels": unit_voxels(design), "residual_images": MAX_RESIDUAL_IMAGES},
         inputs={"design": digest, "mask": context.mask_digest},
         places=context.places(),
         outputs=tuple(f"{fit_prefix(model.name, stack.name)}/{p}" for p in fit_documents(design)),
@@ -202,8 +203,8 @@ def model_units(
     )
     units.append(template)
     blocks = [
-        _block_unit(context, "fit-block", where, base, digest, stack, template, tissue_unit, start, design)
-        for start in range(0, context.voxels, UNIT_VOXELS)
+        _block_unit(context, "fit-block", where, base, digest, stack, template, tissue_unit, index, design)
+        for index in range(-(-context.voxels // unit_voxels(design)))
     ]
     units += blocks
     fits = blocks
@@ -221,8 +222,8 @@ def model_units(
         )
         units.append(covariance)
         fits = [
-            _whitened_unit(context, where, base, digest, stack, covariance, unit, start)
-            for unit, start in zip(blocks, range(0, context.voxels, UNIT_VOXELS), strict=True)
+            _whitened_unit(context, where, base, digest, stack, covariance, unit, index)
+            for index, unit in enumerate(blocks)
         ]
         units += fits
     # What is read besides the fits: a unit waits for all of it, also where what lies between is done.
@@ -263,6 +264,12 @@ def _tissue_unit(
     )
 
 
+def unit_voxels(design: Mapping[str, Any]) -> int:
+    """Return the voxels of one fit unit: fewer for many people, whose coefficients a unit holds. Never the workers'."""
+    people = max(len(c["participants"]) for c in design["coefficients"].values())
+    return UNIT_VOXELS if people <= MANY_PEOPLE else BLOCK_VOXELS
+
+
 def _block_unit(
     context: Context,
     step: str,
@@ -272,16 +279,16 @@ def _block_unit(
     stack: Stack,
     template: WorkUnit,
     tissue: WorkUnit | None,
-    start: int,
+    index: int,
     design: Mapping[str, Any],
 ) -> WorkUnit:
-    index = start // UNIT_VOXELS
+    start = index * unit_voxels(design)
     rows = len(design["images"])
     people = max(len(c["participants"]) for c in design["coefficients"].values())
     terms = len(design["coefficients"])
     tests = sum(len(c["tests"]) for c in design["coefficients"].values())
     residuals = min(people, MAX_RESIDUAL_IMAGES)
-    voxels = min(UNIT_VOXELS, context.voxels - start)
+    voxels = min(unit_voxels(design), context.voxels - start)
     written = voxels * (terms * (people + residuals) * 4 + tests * 24 + terms * 8 + 3)
     inputs = {"design": design_digest, "template": template.fingerprint, "mask": context.mask_digest}
     inputs["stack"] = STACK_VERSION
@@ -315,10 +322,9 @@ def _whitened_unit(
     stack: Stack,
     covariance: WorkUnit,
     block: WorkUnit,
-    start: int,
+    index: int,
 ) -> WorkUnit:
     prefix = fit_prefix(base["model"], stack.name)
-    index = start // UNIT_VOXELS
     values = [p for p in block.outputs if "/value_" in p]
     coefficients = [p.split("/value_")[1].split("/c/")[0] for p in values]
     return WorkUnit(
