@@ -192,7 +192,6 @@ def cluster_tree(
             "cohens_d": 1.4 * sign,
             "descriptive": True,
             "cross_validated_t": 2.9 * sign,
-            "cross_validated_p": 0.0067,
             "cross_validated_n": len(people) - 2,
         },
         "influence": {

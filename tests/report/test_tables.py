@@ -47,7 +47,6 @@ COLUMNS = [
     "effect_high",
     "effect_units",
     "held_out_t",
-    "held_out_p",
     "n",
     "df",
     "p_permutation",

@@ -186,8 +186,7 @@ def _between(between: Mapping[str, Any], regression: bool) -> dict[str, str] | N
     if not between:
         return None
     low, high = between.get("ci") or (None, None)
-    held_out, p, n = (between.get(f"cross_validated_{k}") for k in ("t", "p", "n"))
-    beside = "; ".join([*([words.p_phrase(p)] if p is not None else []), *([f"n = {n}"] if n is not None else [])])
+    held_out, n = (between.get(f"cross_validated_{k}") for k in ("t", "n"))
     return {
         "t": f"t({words.degrees(between.get('df'))}) = {words.fixed(between['t'])}",
         "p": words.p_phrase(between.get("p")),
@@ -196,7 +195,7 @@ def _between(between: Mapping[str, Any], regression: bool) -> dict[str, str] | N
         "effect": words.number(between.get("effect")),
         "interval": f"[{words.number(low)}, {words.number(high)}]",
         "held_out": f"t = {words.fixed(held_out)}" if held_out is not None else words.NONE,
-        "held_out_n": beside if held_out is not None else "",
+        "held_out_n": f"n = {n}" if held_out is not None and n is not None else "",
     }
 
 

@@ -403,7 +403,7 @@ def _people(methods: Methods, results: Results) -> str:
         "were selected by "
         f"the same data, these values are descriptive {methods.cite('kriegeskorte2009')}; beside them stands the "
         "value for clusters found again without the participant in question "
-        f"{methods.cite('esterman2010')}. Every significant cluster was searched again with each participant left "
+        f"{methods.cite('esterman2010')}, which is conditional on the cluster having been found. Every significant cluster was searched again with each participant left "
         "out; it is flagged "
         "where one participant moves p(FWE) across the level."
     )

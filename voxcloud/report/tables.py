@@ -64,8 +64,11 @@ CLUSTERS: Columns = {
     "effect_low": ("Lower end of its 95 % interval.", "as in effect_units"),
     "effect_high": ("Upper end of its 95 % interval.", "as in effect_units"),
     "effect_units": ("Units of effect and its interval.", ""),
-    "held_out_t": ("t of each participant's mean in the cluster that was found without that participant.", ""),
-    "held_out_p": ("Two-sided p of held_out_t.", ""),
+    "held_out_t": (
+        "t of each participant's mean in the cluster found again without that participant, where all the data had "
+        "found it: descriptive, and still too large where there is nothing.",
+        "",
+    ),
     "n": ("Participants.", ""),
     "df": ("Error degrees of freedom.", ""),
     "p_permutation": ("Cluster p against the largest cluster under permutations; n/a where none were made.", ""),
@@ -238,7 +241,6 @@ def _between(between: Tree, tree: Tree) -> dict[str, Any]:
         "effect_high": high,
         "effect_units": effect_units(tree) if between else "",
         "held_out_t": between.get("cross_validated_t"),
-        "held_out_p": between.get("cross_validated_p"),
         "n": tree.get("n"),
         "df": tree.get("df"),
     }
