@@ -73,7 +73,8 @@ def test_mtsat_error__is_the_total_differential_of_the_corrected_map(correction:
 @pytest.mark.parametrize("saturation", [0.002, 0.01, 0.02])
 def test_estimate_mtsat__recovers_a_simulated_saturation(saturation: float) -> None:
     s = [ernst_signal(1.0, 700.0, e, 1.0, d) for e, d in ((MTW, saturation), (PDW, 0.0), (T1W, 0.0))]
-    assert float(estimate_mtsat(*s, MTW, PDW, T1W)) == pytest.approx(100 * saturation, rel=0.02, abs=0.03)
+    # The equation is of first order in saturation, R1 TR and the squared angle.
+    assert float(estimate_mtsat(*s, MTW, PDW, T1W)) == pytest.approx(100 * saturation, rel=0.04)
 
 
 def test_estimate_mtsat__without_b1_is_uncorrected() -> None:

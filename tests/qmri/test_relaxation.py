@@ -55,18 +55,25 @@ def test_estimate__edge_cases_are_those_of_the_toolbox(table: Callable[[str], An
 @pytest.mark.parametrize("angles, r1_bound, a_bound", [("exact", 7e-4, 3e-5), ("small-angle", 0.094, 0.071)])
 def test_estimate__recovers_the_ernst_equation(angles: Any, r1_bound: float, a_bound: float) -> None:
     r1, b1 = (x.ravel() for x in np.meshgrid(np.linspace(0.25, 2.0, 36), np.linspace(0.6, 1.4, 17)))
-    s = [ernst_signal(r1, 800.0, e, b1) for e in (PDW, T1W)]
-    off_r1 = np.abs(estimate_r1(*s, PDW, T1W, b1, angles=angles) / r1 - 1).max()
-    off_a = np.abs(estimate_amplitude(*s, PDW, T1W, b1, angles=angles) / 800 - 1).max()
+    pdw, t1w = Excitation("PDw", PDW.flip_angle_rad, 0.0237), Excitation("T1w", float(np.deg2rad(20)), 0.0187)
+    s = [ernst_signal(r1, 800.0, e, b1) for e in (pdw, t1w)]
+    off_r1 = np.abs(estimate_r1(*s, pdw, t1w, b1, angles=angles) / r1 - 1).max()
+    off_a = np.abs(estimate_amplitude(*s, pdw, t1w, b1, angles=angles) / 800 - 1).max()
     # An error far below its bound would mean that the wrong formula was tested.
     assert 0.1 * r1_bound < off_r1 < r1_bound
     assert 0.01 * a_bound < off_a < a_bound
 
 
+def test_estimate_amplitude__of_equal_repetition_times_is_exact() -> None:
+    r1 = np.linspace(0.25, 2.0, 8)
+    s = [ernst_signal(r1, 800.0, e, 1.2) for e in (PDW, T1W)]
+    np.testing.assert_allclose(estimate_amplitude(*s, PDW, T1W, 1.2), 800, rtol=1e-12)
+
+
 def test_estimate__b1_matters() -> None:
     s = [ernst_signal(1.0, 800.0, e, 0.9) for e in (PDW, T1W)]
-    # Both angles 10 % too large in the calculation: R1 by 1 / fT^2.
-    assert float(estimate_r1(*s, PDW, T1W)) == pytest.approx(0.9**2, rel=0.01)
+    # R1 = fT^2 R1app: both angles are 10 % too large in the calculation.
+    assert float(estimate_r1(*s, PDW, T1W)) == pytest.approx(1 / 0.9**2, rel=0.01)
 
 
 def central_difference(fun: Callable[..., Any], signals: list[Any], errors: list[Any]) -> Any:
@@ -104,7 +111,7 @@ def test_estimate__precision_of_results_is_that_of_images() -> None:
 
 
 def test_estimate__refuses_b1_in_percent_and_twins() -> None:
-    with pytest.raises(ImageError, match="found a median of 98. Is it in percent"):
+    with pytest.raises(ImageError, match="found a median of 98"):
         estimate_r1(np.ones(4), np.ones(4), PDW, T1W, np.full(4, 98.0))
     with pytest.raises(ProtocolError, match="no information on R1"):
         estimate_r1(np.ones(4), np.ones(4), PDW, Excitation("T1w", PDW.flip_angle_rad, 0.0245))
