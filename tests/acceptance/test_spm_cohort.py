@@ -145,6 +145,27 @@ def test_clusters__are_spms(folder: Path, outcome: StudyOutcome, model: str, ter
     compare_clusters(search["clusters"], names(model, term), side)
 
 
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize(("model", "term"), CASES)
+def test_levels_and_voxel_wise_fdr__are_spms(
+    folder: Path, outcome: StudyOutcome, model: str, term: str, side: str
+) -> None:
+    reference = json.loads((SPM / "tables.json").read_text())[names(model, term)][side]
+    (search,) = [s for s in result(folder, model, term)["searches"] if s["direction"] == SIDES[side]]
+    loose = 1e-3 if model == "t2-unequalvar" else 1e-5
+    height, _, smallest, _ = reference["uc"]
+    assert search["height_fwe"] == pytest.approx(height, abs=1e-6)
+    assert min((c["size_voxels"] for c in search["clusters"] if c["significant"]), default=None) == smallest
+    assert all(c["significant"] == (c["size_voxels"] >= search["extent_fwe"]) for c in search["clusters"])
+    first = reference["table_topoFDR"][0]
+    assert search["clusters_any_size"] == first["set_c"]
+    assert search["set_p"] == pytest.approx(first["set_p"], abs=loose)
+    peaks = {(row["x"], row["y"], row["z"]): row["peak_qFDR"] for row in reference["table_voxelFDR"]}
+    for cluster in search["clusters"]:
+        for peak in cluster["peaks"]:
+            assert peak["q_fdr_voxel"] == pytest.approx(peaks[peak["x"], peak["y"], peak["z_mm"]], abs=loose)
+
+
 @pytest.mark.parametrize("term", TERMS)
 @pytest.mark.parametrize("model", TWO_SAMPLE)
 def test_clusters_of_f__are_spms(folder: Path, outcome: StudyOutcome, model: str, term: str) -> None:

@@ -75,6 +75,7 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
             "p_fwe": float(p.p_fwe),
             "p_uncorrected": float(p.p_uncorrected),
             "q_fdr": float(p.q_fdr),
+            "q_fdr_voxel": float(p.q_voxel),
             "x": float(p.mm[0]),
             "y": float(p.mm[1]),
             "z_mm": float(p.mm[2]),

@@ -349,6 +349,11 @@ def _search_tree(
         "n_voxels": int(found.n_voxels),
         "resels": [float(r) for r in found.resels],
         "height_threshold_t": float(found.height_threshold),
+        "height_fwe": _finite(found.height_fwe),
+        "height_fdr": _finite(found.height_fdr),
+        "extent_fwe": int(found.extent_fwe),
+        "clusters_any_size": int(found.n_clusters_all),
+        "set_p": _finite(found.set_p),
         "cluster_forming_p": settings["cluster_forming_p"],
         "min_extent": settings["min_extent"],
         "alpha": settings["alpha"],
@@ -357,6 +362,11 @@ def _search_tree(
         "p_family_min": min(1.0, smallest * family),
         "clusters": clusters,
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return what JSON can hold: None where no statistic reaches the level."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _write_maps(

@@ -400,12 +400,11 @@ def _multiplicity(methods: Methods, results: Results) -> str:
 def _people(methods: Methods, results: Results) -> str:
     return (
         "For each cluster the contrast of its mean was tested over participants with the same design. As the voxels "
-        "were selected by "
-        f"the same data, these values are descriptive {methods.cite('kriegeskorte2009')}; beside them stands the "
-        "value for clusters found again without the participant in question "
-        f"{methods.cite('esterman2010')}, which is conditional on the cluster having been found. Every significant cluster was searched again with each participant left "
-        "out; it is flagged "
-        "where one participant moves p(FWE) across the level."
+        f"were selected by the same data, these values are descriptive {methods.cite('kriegeskorte2009')}; beside them "
+        "stands the value for clusters found again without the participant in question "
+        f"{methods.cite('esterman2010')}, which is conditional on the cluster having been found. Every significant "
+        "cluster was searched again with each participant left out; it is flagged where one participant moves p(FWE) "
+        "across the level."
     )
 
 
