@@ -135,6 +135,65 @@ def test_plan_relabelling__a_mean_is_tested_by_signs_and_a_comparison_by_permuta
     assert plan_relabelling(age, [0, 1], n_permutations=10, seed=0).kind == "permutation"
 
 
+@pytest.mark.parametrize("spread", ["by group", "by person"])
+def test_plan_relabelling__whitening_does_not_turn_a_comparison_into_a_mean(spread: str) -> None:
+    """Whitening takes the constant out of the model's span; the question is still one for permutations."""
+    rng = np.random.default_rng(31)
+    x = _two_groups(rng)
+    variance = np.repeat([1.0, 4.0], [9, 8]) if spread == "by group" else rng.uniform(1.0, 4.0, size=17)
+    whitener = np.diag(variance**-0.5)
+    plan = plan_relabelling(x, C, n_permutations=10, seed=0, whitener=whitener)
+    assert plan.kind == "permutation"
+    assert plan.moving.shape[1] == plan.nuisance.shape[1] == 3
+    assert plan_relabelling(x, [1, 0, 0, 0], n_permutations=10, seed=0, whitener=whitener).kind == "sign-flip"
+
+
+def test_permutation_test__whitened_residuals_are_permuted() -> None:
+    """Freedman and Lane step by step in the whitened model, by another code's weighted least squares."""
+    rng = np.random.default_rng(32)
+    x, variance = _two_groups(rng), np.repeat([1.0, 4.0], [9, 8])
+    whitener = np.diag(variance**-0.5)
+    y = rng.normal(size=(17, 1)) * np.sqrt(variance)[:, None]
+    problem = prepare_permutation(y, x, C, n_permutations=25, seed=3, alternative="greater", whitener=whitener)
+    assert observed_t(problem)[0] == pytest.approx(
+        float(sm.WLS(y[:, 0], x, 1 / variance).fit().t_test(C).tvalue.item())
+    )
+    part = null_part(problem, observed_t(problem), 1, 26)
+    order, sign = problem.relabelling.indices(1, 26)
+    assert np.all(sign == 1)
+    white_x, white_y = whitener @ x, whitener @ y
+    nuisance = np.column_stack([white_x[:, 0] + white_x[:, 1], white_x[:, 2:]])
+    hat = nuisance @ np.linalg.pinv(nuisance)
+    for number in range(25):
+        relabelled = ((white_y - hat @ white_y)[order[number]] + hat @ white_y)[:, 0]
+        expected = float(sm.OLS(relabelled, white_x).fit().t_test(C).tvalue.item())
+        assert part.max_t[number] == pytest.approx(expected, rel=1e-9)
+
+
+def test_permutation_test__skewed_errors_of_unequal_variance_keep_the_level() -> None:
+    """One-sided tests of many voxels at once: sign flips of the same whitened data give more than .12 at .05."""
+    rng = np.random.default_rng(33)
+    x = np.column_stack([np.ones(24), np.repeat([0.0, 1.0], [18, 6])])
+    sd = np.repeat([1.0, 2.0], [18, 6])
+    y = (rng.exponential(size=(24, 6000)) - 1.0) * sd[:, None]
+
+    def rate(exchange: str) -> float:
+        result = permutation_test(
+            y, x, [0, 1], n_permutations=299, seed=1, alternative="less", whitener=np.diag(1 / sd), exchange=exchange
+        )
+        return float(np.mean(result.p_uncorrected <= 0.05))
+
+    flips, permutations = rate("sign-flip"), rate("auto")
+    assert permutations < 0.07
+    assert flips > permutations + 0.02
+
+
+def test_plan_relabelling__a_whitener_of_another_size_is_refused() -> None:
+    x = _two_groups(np.random.default_rng(34))
+    with pytest.raises(DesignError, match=r"expected a whitener of 17 x 17.*found shape \(3, 3\)"):
+        plan_relabelling(x, C, n_permutations=10, seed=0, whitener=np.eye(3))
+
+
 @pytest.mark.parametrize("size", [100, 1000, 10_000])
 @pytest.mark.parametrize("kind", ["permutation", "sign-flip"])
 def test_permutation_test__null_distribution_is_that_of_t(kind: str, size: int) -> None:

@@ -29,6 +29,11 @@ def study(folder: Path, **inference: Any) -> Path:
     return made.study_file
 
 
+def change(path: Path, **keys: Any) -> None:
+    """Replace keys of a study file."""
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | keys, sort_keys=False))
+
+
 def result(path: Path) -> dict[str, Any]:
     outcome = run_study(path, RunOptions(engine="serial"))
     assert not outcome.failed
@@ -90,6 +95,18 @@ def test_permute_search__in_place_of_random_fields_decides(tmp_path: Path) -> No
         (c.size_voxels, c.p_fwe_size) for side in ("greater", "less") for c in by_hand(path, side, 150).clusters
     }
     assert found == expected
+
+
+def test_permute_search__whitened_models_compare_groups_by_permutations(tmp_path: Path) -> None:
+    path = study(tmp_path, method="permutation", permutations=99, seed=3)
+    model = yaml.safe_load(path.read_text())["models"][0]
+    change(path, models=[model | {"weights": "precision"}])
+    tree = result(path)
+    relabelled = [s for s in tree["searches"] if s["permutation"]]
+    assert relabelled
+    assert {s["permutation"]["kind"] for s in relabelled} == {"permutation"}
+    # Clusters of relabelled maps are formed at the search's own threshold, that of effective degrees of freedom.
+    assert all(c["p_fwe"] == c["p_permutation"] < 1 for s in relabelled for c in s["clusters"])
 
 
 def test_permutation__of_an_f_test_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -196,12 +196,14 @@ def plan_relabelling(
     blocks: Sequence[str] | None = None,
     participant_ids: Sequence[str] | None = None,
     exchange: str = "auto",
+    whitener: ArrayLike | None = None,
 ) -> Relabelling:
     """Plan the relabellings of a t contrast.
 
     Rows are permuted where the model under the null hypothesis has an intercept, since errors are then exchangeable.
     Where the contrast tests a mean (no constant is left in the rest of the model) signs are flipped, which needs
-    errors that are symmetric about zero.
+    errors that are symmetric about zero. With a whitener that is asked of the design as given: whitening takes the
+    constant out of the model, but it makes errors exchangeable and not symmetric.
 
     Parameters
     ----------
@@ -220,6 +222,8 @@ def plan_relabelling(
         (n,) labels; a participant with two rows is refused.
     exchange
         ``auto``, ``permutation`` or ``sign-flip``.
+    whitener
+        (n, n), what data and design are multiplied with so that errors are alike: whitened residuals are relabelled.
 
     Raises
     ------
@@ -238,15 +242,15 @@ def plan_relabelling(
         raise DesignError(f"permutation test: expected 1 permutation or more, found {n_permutations}. 10,000 is usual.")
     n = x.shape[0]
     groups = _groups(n, blocks, participant_ids)
-    interest, nuisance, scale = _split_model(x, c)
+    has_constant = _take_out_constant(_split_model(x, c)[1])[0]
+    kind = _kind(exchange, has_constant, blocks)
+    interest, nuisance, scale = _split_model(x if whitener is None else _whitened(x, whitener), c)
     df = n - nuisance.shape[1] - 1
     if df < 1:
         raise DesignError(
             f"permutation test: expected more participants than columns, found {n} for a model of rank "
             f"{nuisance.shape[1] + 1}. Leave covariates out."
         )
-    has_constant, without_constant = _take_out_constant(nuisance)
-    kind = _kind(exchange, has_constant, blocks)
     # Equal design rows make equal relabellings. Rounded, since a covariate's last bits do not make two people differ.
     rounded = np.round(np.column_stack([interest, nuisance]), 10) + 0.0
     rows = tuple(int(i) for i in np.unique(rounded, axis=0, return_inverse=True)[1].ravel())
@@ -258,7 +262,7 @@ def plan_relabelling(
         kind=kind,
         interest=interest,
         nuisance=nuisance,
-        moving=without_constant if kind == "permutation" else nuisance,
+        moving=_take_out_constant(nuisance)[1] if kind == "permutation" else nuisance,
         scale=scale,
         df=df,
         n_permutations=n_possible - 1 if exact else n_permutations,
@@ -268,6 +272,16 @@ def plan_relabelling(
         groups=tuple(groups),
         rows=rows,
     )
+
+
+def _whitened(design: Floats, whitener: ArrayLike) -> Floats:
+    matrix, n = np.asarray(whitener, dtype=np.float64), len(design)
+    if matrix.shape != (n, n):
+        raise DesignError(
+            f"permutation test: expected a whitener of {n} x {n}, one row per row of the design, found shape "
+            f"{matrix.shape}. Give the one that the model was fitted with."
+        )
+    return matrix @ design
 
 
 def _kind(exchange: str, has_constant: bool, blocks: Sequence[str] | None) -> str:

@@ -96,6 +96,7 @@ def prepare_permutation(
     participant_ids: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
     exchange: str = "auto",
+    whitener: ArrayLike | None = None,
     voxel_index: ArrayLike | None = None,
     shape: Sequence[int] | None = None,
     connectivity: int = 18,
@@ -124,7 +125,10 @@ def prepare_permutation(
         blocks=blocks,
         participant_ids=participant_ids,
         exchange=exchange,
+        whitener=whitener,
     )
+    if whitener is not None:
+        data = np.asarray(whitener, dtype=np.float64) @ np.asarray(data, dtype=np.float64)
     where = None
     if voxel_index is not None and shape is not None and (cluster_forming_p is not None or tfce):
         where = neighbourhood_of(voxel_index, shape, connectivity=connectivity)
@@ -149,6 +153,7 @@ def permutation_test(
     participant_ids: Sequence[str] | None = None,
     blocks: Sequence[str] | None = None,
     exchange: str = "auto",
+    whitener: ArrayLike | None = None,
     voxel_index: ArrayLike | None = None,
     shape: Sequence[int] | None = None,
     connectivity: int = 18,
@@ -181,6 +186,9 @@ def permutation_test(
         (n,) labels; rows are exchanged within a block only, e.g. within a scanner.
     exchange
         ``auto`` (sign flips where the contrast tests a mean, permutations elsewhere), ``permutation``, ``sign-flip``.
+    whitener
+        (n, n), for unequal variances: data and design are multiplied with it and whitened residuals are relabelled.
+        Whether the contrast tests a mean is asked of the design as given.
     voxel_index, shape
         Places of the voxels, (v,) C order in a grid of ``shape`` or (v, 3); needed for clusters and TFCE.
     connectivity
@@ -218,6 +226,7 @@ def permutation_test(
         participant_ids=participant_ids,
         blocks=blocks,
         exchange=exchange,
+        whitener=whitener,
         voxel_index=voxel_index,
         shape=shape,
         connectivity=connectivity,

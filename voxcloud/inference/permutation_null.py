@@ -121,7 +121,8 @@ def build_problem(
         raise MaskError(
             "permutation test: clusters or TFCE were asked for, expected voxel_index and shape, found none. Give both."
         )
-    residual = values - relabelling.nuisance @ (relabelling.nuisance.T @ values)
+    residual = relabelling.nuisance @ (relabelling.nuisance.T @ values)
+    np.subtract(values, residual, out=residual)  # no third array of the data's size
     sum_squares = np.einsum("ij,ij->j", residual, residual)
     varies = sum_squares > 1e-20 * np.einsum("ij,ij->j", values, values)
     if not varies.any():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from scipy import stats
 
 from voxcloud.bids.images import MaskGrid
 from voxcloud.inference.clusters import Cluster
@@ -95,20 +96,18 @@ def permute_search(
     """
     place = grid.voxel_index[inside]
     chosen = np.arange(len(place)) if roi is None else np.flatnonzero(roi.ravel()[place])
-    values, design = view.values(inside[chosen]), np.asarray(view.entry["X"], dtype=np.float64)
-    if view.whitener is not None:
-        values, design = view.whitener @ values, view.whitener @ design
     null = permutation_test(
-        values,
-        design,
+        view.values(inside[chosen]),
+        view.entry["X"],
         weights,
         n_permutations=n_permutations,
         seed=seed,
         alternative=direction,
         participant_ids=view.entry["participants"],
+        whitener=view.whitener,
         voxel_index=place[chosen],
         shape=grid.shape,
-        cluster_forming_p=found.cluster_forming_p,
+        cluster_forming_p=_forming_p(view, found),
     )
     rank = np.full(len(place), -1, dtype=np.int64)
     rank[chosen] = np.arange(len(chosen))
@@ -147,6 +146,17 @@ def is_doubtful(found: SearchResult, smoothness: Smoothness, *, uneven: bool) ->
 def _with_p(cluster: Cluster, p: float, peaks: tuple[float, ...], alpha: float) -> Cluster:
     own = tuple(replace(peak, p_fwe=value) for peak, value in zip(cluster.peaks, peaks, strict=True))
     return replace(cluster, p_fwe=p, significant=p <= alpha, peaks=own)
+
+
+def _forming_p(view: GroupView, found: SearchResult) -> float:
+    """Return the p at which relabelled maps have the search's threshold.
+
+    The search of a model with estimated variances has effective degrees of freedom, relabelling those of the design.
+    """
+    if view.whitener is None:
+        return found.cluster_forming_p
+    design = np.asarray(view.entry["X"], dtype=np.float64)
+    return float(stats.t.sf(found.height_threshold, len(design) - np.linalg.matrix_rank(design)))
 
 
 def _cluster_p(null: PermutationResult, ranks: np.ndarray) -> float:
