@@ -13,11 +13,12 @@ import pytest
 
 from voxcloud.errors import ImageError, MaskError, MissingMetadataError
 from voxcloud.qmri.epg import Spoiling, flash_epg
+from voxcloud.qmri.estatics import fit_estatics
 from voxcloud.qmri.maps import QuantitativeMaps, create_maps
 from voxcloud.qmri.presets import PRESETS
 from voxcloud.qmri.protocol import Contrast, ProtocolError
 from voxcloud.qmri.relaxation import ernst_signal
-from voxcloud.qmri.spoiling import SpoilingCoefficients, spoiling_coefficients
+from voxcloud.qmri.spoiling import SpoilingCoefficients, spoiling_coefficients, spoiling_slope
 
 Simulated = Callable[..., Any]
 NAMES = ("R1map", "A", "MTsat", "R2starmap")
@@ -194,6 +195,12 @@ def test_create_maps__makes_pd_where_white_matter_is_known(simulated: Simulated)
     degradation = found.record["motion_degradation_per_s"]
     assert set(degradation) == {"PDw", "T1w", "MTw"}
     assert degradation["PDw"] == pytest.approx(session.truth["R2starmap"][:3].std(ddof=1), rel=0.1)
+    half = np.zeros((6, 5, 4), dtype=bool)
+    half[:2] = True
+    alone = fit_estatics({"T1w": session.t1w.echoes}, {"T1w": session.t1w.echo_time_s}).r2star
+    masked = run(session, white_matter_probability=white, mask=half).record["motion_degradation_per_s"]
+    assert masked["T1w"] == pytest.approx(alone[:2].std(ddof=1), rel=1e-9)
+    assert masked["T1w"] != pytest.approx(degradation["T1w"], rel=1e-3)
     with pytest.raises(MaskError, match="white matter"):
         run(session, white_matter_probability=np.zeros((6, 5, 4)))
 
@@ -208,6 +215,15 @@ def test_create_maps__receive_sensitivities_undo_a_move_between_contrasts(simula
     found, plain = create_maps(*seen, b1=session.b1), run(session)
     for name in NAMES:
         np.testing.assert_allclose(found.maps[name], plain.maps[name], rtol=1e-9)
+    noisy = simulated(noise=4)
+    halved = [
+        replace(c, echoes=[0.5 * np.asarray(e) for e in c.echoes], receive_sensitivity=np.full((6, 5, 4), 0.5))
+        for c in (noisy.pdw, noisy.t1w, noisy.mtw)
+    ]
+    for name in NAMES:
+        np.testing.assert_allclose(
+            create_maps(*halved, b1=noisy.b1).errors[name], run(noisy).errors[name], rtol=1e-9, err_msg=name
+        )
     uncorrected = create_maps(*(replace(c, receive_sensitivity=None) for c in seen), b1=session.b1)
     assert np.abs(uncorrected.maps["R1map"] / plain.maps["R1map"] - 1).max() > 0.1
 
@@ -246,6 +262,10 @@ def test_create_maps__corrects_imperfect_spoiling(simulated: Simulated, coeffici
     assert np.abs(plain.maps["R1map"] * t1 - 1).max() > 0.01
     np.testing.assert_allclose(found.maps["R1map"], 1 / t1, rtol=2e-3)
     np.testing.assert_array_equal(found.maps["A"], plain.maps["A"])
+    noisy = simulated(noise=2)
+    before, after = run(noisy), run(noisy, spoiling=coefficients)
+    slope = spoiling_slope(before.maps["R1map"], noisy.b1, coefficients)
+    np.testing.assert_allclose(after.errors["R1map"] / before.errors["R1map"], slope, rtol=1e-9)
     assert "R1 corrected for imperfect spoiling." in found.record["corrections"]
     assert "spoiling" in found.record["references"]
 

@@ -70,6 +70,13 @@ def test_contrast__warns_of_few_echoes() -> None:
         contrast(echoes=[np.ones(2)] * 5, echo_time_s=TIMES[:5])
 
 
+def test_contrast__warns_of_a_large_angle_once() -> None:
+    with pytest.warns(UserWarning, match="unusually large") as caught:
+        series = contrast(flip_angle_rad=2.0)
+    assert series.excitation is series.excitation
+    assert len(caught) == 1
+
+
 def test_excitation__warns_of_degrees_that_could_be_rad() -> None:
     with pytest.warns(UserWarning, match=r"T1w: flip angle of 3 rad \(172 degrees\)"):
         Excitation("T1w", 3.0, 0.025)

@@ -51,6 +51,15 @@ def test_smooth_field__has_the_width_asked_for() -> None:
     assert np.sqrt(8 * np.log(2) * variance) * 1.5 == pytest.approx(12.0, rel=0.01)
 
 
+def test_smooth_field__is_nan_far_from_known_voxels() -> None:
+    field = np.full((31, 31, 31), np.nan)
+    field[15, 15, 15] = 2.0
+    found = smooth_field(field, (1, 1, 1), 4.0)
+    # One voxel in a kernel whose centre weighs 1.3 %: it counts for 1 % up to 1.1 voxels away.
+    assert np.isfinite(found).sum() == 7
+    np.testing.assert_allclose(found[np.isfinite(found)], 2.0)
+
+
 def test_smooth_field__refuses_other_grids() -> None:
     with pytest.raises(ImageError, match="3 positive voxel sizes"):
         smooth_field(np.ones(SHAPE), (1, 1), 8)

@@ -32,7 +32,7 @@ class Spoiling:
     diffusion_m2_per_s : apparent diffusion coefficient in m^2/s.
     rephasing : how states that are being rephased diffuse. ``exact`` is the published theory: their order falls, from n
         to n - 1. ``as-dephasing`` treats it as rising, as the EPG code behind the published coefficients does; their
-        fourth decimal needs it. R1 corrected by the one or the other differs by under .02 %.
+        fourth decimal needs it. R1 corrected by the one or the other differs by under .05 %.
 
     Raises
     ------

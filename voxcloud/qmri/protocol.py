@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,7 @@ class Contrast:
         """Shape of one image."""
         return np.shape(self.echoes[0])
 
-    @property
+    @cached_property  # made once: it warns
     def excitation(self) -> Excitation:
         """Flip angle and repetition time."""
         return Excitation(self.name, self.flip_angle_rad, self.repetition_time_s)

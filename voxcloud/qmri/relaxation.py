@@ -80,10 +80,9 @@ def solve_r1(
 ) -> R1Estimate:
     """Solve for R1 and amplitude on float64 arrays, unclipped; formulas and units as in ``estimate_r1``."""
     with np.errstate(all="ignore"):
-        # Zero is no signal, and no excitation: nothing can be known there.
+        # Zero is no signal: nothing can be known there. No excitation, t = 0, gives NaN by itself.
         p, s = (np.where(x == 0, np.nan, x) for x in (s_pdw, s_t1w))
         t_p, t_s = (effective_angle(x, b1, angles) for x in (pdw, t1w))
-        t_p, t_s = (np.where(t == 0, np.nan, t) for t in (t_p, t_s))
         tr_p, tr_s = pdw.repetition_time_s, t1w.repetition_time_s
         top = 0.5 * (p * t_p / tr_p - s * t_s / tr_s)
         bottom = s / t_s - p / t_p
