@@ -20,9 +20,9 @@ from voxcloud.testing import tiny_study
 RESULT = "results/model-training/R1map_label-GM__linear__patients_minus_untrained.json"
 
 
-def study(folder: Path, **inference: Any) -> Path:
+def study(folder: Path, group_sizes: dict[str, int] | None = None, **inference: Any) -> Path:
     """Write the tiny study with settings of the inference."""
-    made = tiny_study(folder / "study")
+    made = tiny_study(folder / "study", group_sizes=group_sizes)
     tree = yaml.safe_load(made.study_file.read_text())
     tree["models"][0]["inference"] = {"min_extent": 0, **inference}
     made.study_file.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -107,6 +107,28 @@ def test_permute_search__whitened_models_compare_groups_by_permutations(tmp_path
     assert {s["permutation"]["kind"] for s in relabelled} == {"permutation"}
     # Clusters of relabelled maps are formed at the search's own threshold, that of effective degrees of freedom.
     assert all(c["p_fwe"] == c["p_permutation"] < 1 for s in relabelled for c in s["clusters"])
+
+
+def test_describe_cluster__permutation_flags_the_people_that_random_fields_flag(tmp_path: Path) -> None:
+    """Three against three: 19 relabellings, no p below .05; leaving one out is judged by random fields throughout."""
+    found = {}
+    for method in ("permutation", "random-field"):
+        path = study(tmp_path / method, {"sci_arm": 3, "con_none": 3}, method=method)
+        model = yaml.safe_load(path.read_text())["models"][0]
+        change(path, models=[model | {"formula": "group"}])
+        found[method] = {
+            (c["size_voxels"], c["peaks"][0]["t"]): c for s in result(path)["searches"] for c in s["clusters"]
+        }
+    assert found["permutation"].keys() == found["random-field"].keys()
+    judged = 0
+    for key, cluster in found["permutation"].items():
+        theory = found["random-field"][key]
+        assert cluster["p_random_field"] == theory["p_fwe"] == theory["p_random_field"]
+        assert cluster["p_fwe"] == cluster["p_permutation"] >= 1 / 20
+        if "influence" in cluster and "influence" in theory:
+            assert cluster["influence"] == theory["influence"]
+            judged += not cluster["influence"]["flagged"]
+    assert judged
 
 
 def test_permutation__of_an_f_test_is_refused_before_anything_runs(tmp_path: Path) -> None:

@@ -74,6 +74,8 @@ class Cluster:
         The highest and up to two more, at least 8 mm from one another.
     voxels
         Positions of its voxels in the vector of the mask's voxels.
+    p_random_field
+        The familywise p of random fields where ``p_fwe`` is another one, that of permutations; None where it is this.
     """
 
     id: int
@@ -88,6 +90,12 @@ class Cluster:
     cut: bool
     peaks: tuple[Peak, ...]
     voxels: Int64
+    p_random_field: float | None = None
+
+    @property
+    def p_theory(self) -> float:
+        """Familywise p by random field theory, whichever p decides."""
+        return self.p_fwe if self.p_random_field is None else self.p_random_field
 
 
 def label_clusters(stat3d: npt.ArrayLike, mask3d: npt.ArrayLike, threshold: float) -> tuple[Int32, int]:

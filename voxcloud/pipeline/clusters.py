@@ -88,6 +88,7 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
         "size_voxels": cluster.size_voxels,
         "size_mm3": float(cluster.size_mm3),
         "p_fwe": float(cluster.p_fwe),
+        "p_random_field": float(cluster.p_theory),
         "p_uncorrected": float(cluster.p_uncorrected),
         "q_fdr": float(cluster.q_fdr),
         "p_family": min(1.0, float(cluster.p_fwe) * context.params["family_size"]),
@@ -141,7 +142,8 @@ def _influence(
     alpha = context.params["inference"]["alpha"]
     own = contrast_influence(white, X, c, people, alpha=alpha)
     p_values, held_out = _leave_one_out_clusters(context, found, positions, X, c)
-    crosses = (p_values < alpha) != bool(cluster.p_fwe < alpha)
+    # Those without a participant are random-field p values: so is the one of all that they are compared with.
+    crosses = (p_values < alpha) != bool(cluster.p_theory < alpha)
     usable = np.isfinite(held_out)
     seen = np.where(usable, context.whiten(np.where(usable, held_out, 0.0)), np.nan)
     held = cross_validated_test(seen, X, c)

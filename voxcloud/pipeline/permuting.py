@@ -145,7 +145,7 @@ def is_doubtful(found: SearchResult, smoothness: Smoothness, *, uneven: bool) ->
 
 def _with_p(cluster: Cluster, p: float, peaks: tuple[float, ...], alpha: float) -> Cluster:
     own = tuple(replace(peak, p_fwe=value) for peak, value in zip(cluster.peaks, peaks, strict=True))
-    return replace(cluster, p_fwe=p, significant=p <= alpha, peaks=own)
+    return replace(cluster, p_fwe=p, p_random_field=cluster.p_theory, significant=p <= alpha, peaks=own)
 
 
 def _forming_p(view: GroupView, found: SearchResult) -> float:
