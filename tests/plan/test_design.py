@@ -279,3 +279,20 @@ def test_build_design__no_degrees_of_freedom_is_refused() -> None:
 def test_build_design__does_not_depend_on_the_order_of_rows() -> None:
     study = study_of({"formula": "group + age"})
     assert design(study, images_of()[::-1], people_table()[::-1])[0] == design(study)[0]
+
+
+def test_build_design__images_of_whoever_enters_nothing_are_not_read() -> None:
+    """They would cut the analysis mask by their missing voxels, and a change of them would refit the others."""
+    whole, _ = design(study_of({}))
+    tree, gone = design(study_of({}), images_of(missing={"03": (7, 14, 28)}))
+    assert {i.participant_id for i in gone} == {"03"}
+    assert "03" not in {i["participant_id"] for i in tree["images"]}
+    assert len(tree["images"]) == len(whole["images"]) - len(DAYS)
+
+    def course(day: float) -> float:
+        return 2.0 * day / 84
+
+    for who in tree["coefficients"]["linear"]["participants"]:
+        own = tree["coefficients"]["linear"]["first_level"][who]
+        assert {tree["images"][row]["participant_id"] for row in own["images"]} == {who}
+        assert value_of(tree, "linear", who, course) == pytest.approx(value_of(whole, "linear", who, course))

@@ -7,6 +7,7 @@ visits), ``1`` (one image), ``-1, +1`` (paired). Second, a general linear model 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from voxcloud.models.design_report import design_diagnostics
 from voxcloud.models.formula import Design, design_matrix
 from voxcloud.models.time_basis import TimeBasis, build_time_basis
 from voxcloud.models.two_stage import VisitPlan, visit_plan
-from voxcloud.plan.selection import LeftOut, Selection
+from voxcloud.plan.selection import ImageRef, LeftOut, Selection
 from voxcloud.schema import variable
 
 INTERCEPT = "intercept"
@@ -52,10 +53,11 @@ def build_design(
     model = selection.model
     try:
         first, left_out = _first_level(study, selection)
+        images, entries = _only_entering(selection.images, first["coefficients"])
         coefficients = {
             name: _known_group_level(known if known is not None else {}, model, selection, entry["participants"])
             | {"first_level": entry["weights"], "units": entry["units"]}
-            for name, entry in first["coefficients"].items()
+            for name, entry in entries.items()
         }
     except ValueError as error:
         if str(error).startswith(f"model {model.name}"):
@@ -73,7 +75,7 @@ def build_design(
         "variance": model.variance,
         "images": [
             {"participant_id": i.participant_id, "session_id": i.session_id, "day": i.day, "digest": i.digest}
-            for i in selection.images
+            for i in images
         ],
         "groups": {p: selection.group_names.get(p, "") for p in selection.participants},
         "coefficients": coefficients,
@@ -85,6 +87,25 @@ def build_design(
         "visit_rules": first.get("rules"),
     }
     return tree, left_out
+
+
+def _only_entering(
+    images: Sequence[ImageRef], coefficients: Mapping[str, Any]
+) -> tuple[list[ImageRef], dict[str, Any]]:
+    """Take out the images of whoever enters no coefficient: they must not cut the analysis mask or refit anything."""
+    people = {p for entry in coefficients.values() for p in entry["participants"]}
+    kept = [row for row, image in enumerate(images) if image.participant_id in people]
+    place = {old: new for new, old in enumerate(kept)}
+    renumbered = {
+        name: entry
+        | {
+            "weights": {
+                p: own | {"images": [place[row] for row in own["images"]]} for p, own in entry["weights"].items()
+            }
+        }
+        for name, entry in coefficients.items()
+    }
+    return [images[row] for row in kept], renumbered
 
 
 def _first_level(study: Study, selection: Selection) -> tuple[dict[str, Any], list[LeftOut]]:
