@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
+import voxcloud
 from voxcloud.bids.images import load_mask
 from voxcloud.errors import DesignError
 from voxcloud.inference.smoothness import smoothness_of_array
@@ -79,3 +81,20 @@ def test_smoothness__slabs_read_from_the_store_equal_the_whole_array(study: Simu
     written = json.loads(store.read_bytes(unit.outputs[0]))
     assert written["mask_voxels"] == inside.size
     assert min(written["fwhm_mm"]) > study.anatomy.voxel_mm
+
+
+def test_smoothness__maps_of_images_and_resels_per_voxel_lie_beside_the_statistics(tmp_path: Path) -> None:
+    made = tiny_study(tmp_path / "study")
+    assert not run_study(made.study_file, RunOptions(engine="serial")).failed
+    output = made.folder / "derivatives" / "voxcloud"
+    folder = output / "stats/model-training/R1map_label-GM"
+    fit = voxcloud.open_fit(output, "training", "R1map", "GM")
+    inside = made.anatomy.mask
+    n = nib.load(folder / "map-R1map_label-GM_coefficient-linear_stat-n_statmap.nii.gz").get_fdata()
+    np.testing.assert_array_equal(n[inside], fit["n"].to_numpy())
+    assert (n[~inside] == 0).all()
+    resels = nib.load(folder / "map-R1map_label-GM_coefficient-linear_stat-resels_statmap.nii.gz").get_fdata()
+    smooth = json.loads((output / "fits/model-training/R1map_label-GM/smoothness-linear.json").read_text())
+    known = resels[resels > 0]
+    assert known.size <= fit["valid"].to_numpy().sum()
+    assert known.mean() == pytest.approx(1 / np.prod(smooth["fwhm_voxels"]), rel=0.5)

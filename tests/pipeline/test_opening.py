@@ -60,7 +60,7 @@ def test_open_fit__coefficients_carry_their_participants(study: SimulatedStudy, 
 
 def test_open_fit__names_what_there_is(output: Path) -> None:
     with pytest.raises(CorruptStoreError, match=r"Did you mean 'training'\?"):
-        voxcloud.open_fit(output, "trainig", "R1map", "GM")
+        voxcloud.open_fit(output, "training-2", "R1map", "GM")
     with pytest.raises(CorruptStoreError, match="Stacks: R1map_label-GM"):
         voxcloud.open_stack(output, "R1map")
 

@@ -25,6 +25,8 @@ INTENTS = {
     "r": "correlation",
     "rLower": "estimate",
     "rUpper": "estimate",
+    "n": "estimate",
+    "resels": "estimate",
 }
 """Statistics that are written, and the NIfTI intent of each."""
 
@@ -80,7 +82,7 @@ def write_statmap(
     grid
         The mask's grid.
     stat
-        t, F, z, p, effect, variance, r, rLower or rUpper.
+        t, F, z, p, effect, variance, r, rLower, rUpper, n (images with a value) or resels (per voxel).
     df
         Degrees of freedom: error df of t and r; (numerator, error) of F.
     description

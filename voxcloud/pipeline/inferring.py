@@ -153,6 +153,23 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     np.save(buffer, found.resels_per_voxel, allow_pickle=False)
     store.write_bytes(unit.outputs[1], buffer.getvalue())
     store.write_bytes(unit.outputs[0], json.dumps(tree).encode())
+    resels = np.full(len(grid.voxel_index), np.nan)
+    resels[inside] = found.resels_per_voxel
+    images = np.asarray(open_array(store, f"{view.prefix}/n")[:], dtype=np.float64)
+    for stat, vector, words in (
+        ("n", images, f"images with a value, of {len(design['images'])}; voxels with fewer were left out"),
+        ("resels", resels, "resels per voxel: how rough the residuals are there"),
+    ):
+        image, sidecar = write_statmap(
+            vector,
+            grid,
+            stat=stat,
+            description=f"{design['model']} {view.coefficient}: {words}",
+            sidecar={"Map": design["map"], "Label": design["label"], "Coefficient": view.coefficient},
+        )
+        path = next(p for p in unit.outputs if f"_stat-{stat}_" in p)
+        store.write_bytes(path, image)
+        store.write_bytes(path.replace(".nii.gz", ".json"), sidecar)
     return tree
 
 

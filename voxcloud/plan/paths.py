@@ -10,6 +10,7 @@ from voxcloud.schema import stack_name
 DESIGNS_PREFIX = ".voxcloud/designs"
 STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
 STATS_F = ("F", "z", "p")
+STATS_FIELD = ("n", "resels")
 
 
 def fit_folder(model: str, stack: str) -> str:
@@ -61,6 +62,14 @@ def stat_paths(model: str, map_name: str, label: str, coefficient: str, contrast
     stats = STATS_T if kind == "t" else STATS_F
     stem = stat_stem(model, map_name, label, coefficient, contrast)
     return tuple(f"{stem}_stat-{stat}_statmap.{ext}" for stat in stats for ext in ("nii.gz", "json"))
+
+
+def field_paths(model: str, map_name: str, label: str, coefficient: str) -> tuple[str, ...]:
+    """Return the maps that tell how far a coefficient's maps can be trusted: images and their sidecars."""
+    stack = stack_name(map_name, label)
+    labelled = f"_label-{label}" if label else ""
+    stem = f"stats/model-{model}/{stack}/map-{map_name}{labelled}_coefficient-{coefficient}"
+    return tuple(f"{stem}_stat-{stat}_statmap.{ext}" for stat in STATS_FIELD for ext in ("nii.gz", "json"))
 
 
 def stat_stem(model: str, map_name: str, label: str, coefficient: str, contrast: str) -> str:

@@ -12,6 +12,7 @@ from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
 from voxcloud.plan.paths import (
     block_objects,
+    field_paths,
     fit_documents,
     fit_folder,
     fit_prefix,
@@ -372,7 +373,8 @@ def _search_units(
             outputs=tuple(
                 f"{fit_folder(model.name, stack.name)}/{file}"
                 for file in (f"smoothness-{coefficient}.json", f"resels-{coefficient}.npy")
-            ),
+            )
+            + field_paths(model.name, stack.map, stack.label, coefficient),
             projected_mem=_smoothness_bytes(context, len(entry["participants"])),
             bytes_read=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 4,
             expected_s=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 2e-7,
