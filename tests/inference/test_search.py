@@ -179,6 +179,15 @@ def test_random_field_search__warns_of_uneven_smoothness() -> None:
     assert any(n.startswith("Volume maps have uneven") for n in run(nonstationary_map="Volume").warnings)
 
 
+def test_random_field_search__advice_for_an_f_contrast_can_be_followed() -> None:
+    t, _, _ = noise_map()
+    rough = Smoothness((2.5, 2.5, 2.4), 100, 12.0, np.concatenate([np.full(50, 0.001), np.full(50, 0.1)]))
+    found = run(stat=t**2, df=(2.0, 12.0), statistic="F", smoothness=rough)
+    assert len(found.warnings) == 3
+    assert all("test its parts as t contrasts" in note for note in found.warnings)
+    assert not any("Compare them" in note for note in found.warnings)
+
+
 def test_random_field_search__refuses_a_liberal_threshold_unless_accepted() -> None:
     with pytest.raises(s.ThresholdError, match="accept_liberal_threshold: true"):
         run(cluster_forming_p=0.01)

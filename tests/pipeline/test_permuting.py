@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +16,8 @@ from voxcloud.config.load import load_study
 from voxcloud.errors import StudyFileError
 from voxcloud.inference.permutation import permutation_test
 from voxcloud.pipeline.study import RunOptions, plan_study, run_study
+from voxcloud.plan import units
+from voxcloud.plan.unit import WorkUnit
 from voxcloud.testing import tiny_study
 
 RESULT = "results/model-training/R1map_label-GM__linear__patients_minus_untrained.json"
@@ -39,6 +42,16 @@ def result(path: Path) -> dict[str, Any]:
     assert not outcome.failed
     tree: dict[str, Any] = json.loads((path.parent / "derivatives" / "voxcloud" / RESULT).read_text())
     return tree
+
+
+def with_inference(path: Path, **settings: Any) -> dict[str, Any]:
+    """Return the study's model with other settings of its inference."""
+    model: dict[str, Any] = yaml.safe_load(path.read_text())["models"][0]
+    return model | {"inference": model["inference"] | settings}
+
+
+def inference_units(path: Path) -> list[WorkUnit]:
+    return [s.unit for s in plan_study(path).status.values() if s.unit.step == "inference"]
 
 
 def by_hand(path: Path, alternative: str, n_permutations: int) -> Any:
@@ -80,6 +93,44 @@ def test_permute_search__never_beside_when_the_study_says_so(tmp_path: Path) -> 
     tree = result(study(tmp_path, permutation_beside="never"))
     assert [s["permutation"] for s in tree["searches"]] == [None, None]
     assert not any("p_permutation" in c for s in tree["searches"] for c in s["clusters"])
+
+
+def test_permute_search__left_out_for_its_memory_is_said_with_the_setting_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(units, "AUTO_PERMUTATION_BYTES", 1)
+    path = study(tmp_path, permutations=99)
+    (params,) = {json.dumps(u.params) for u in inference_units(path) if u.params["coefficient"] == "linear"}
+    assert json.loads(params)["permute_beside"] == "too large"
+    tree = result(path)
+    assert [s["permutation"] for s in tree["searches"]] == [None, None]
+    (sentence,) = [w for w in tree["warnings"] if "permutation_beside: always" in w]
+    needed = json.loads(params)["permute_bytes"]
+    assert f"would take {needed / 1e9:.2g} GB of memory" in sentence
+    change(path, models=[with_inference(path, permutation_beside="always")])
+    tree = result(path)
+    assert any(s["permutation"] for s in tree["searches"])
+    assert not any("permutation_beside" in w for w in tree["warnings"])
+
+
+def test_plan__the_memory_of_relabelling_is_that_of_the_largest_search_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study(tmp_path)
+    mask = nib.load(path.parent / "mask.nii.gz")
+    whole = int(np.count_nonzero(np.asarray(mask.dataobj)))
+    for name, part in (("left", slice(None, 6)), ("right", slice(6, None)), ("few", slice(5, 6))):
+        volume = np.zeros(mask.shape, dtype=np.uint8)
+        volume[part] = 1  # beyond the mask too: only what lies inside is searched
+        nib.save(nib.Nifti1Image(volume, mask.affine), path.parent / f"{name}.nii.gz")
+    inside = max(int(np.count_nonzero(np.asarray(mask.dataobj)[part])) for part in (slice(None, 6), slice(6, None)))
+    monkeypatch.setattr(units, "AUTO_PERMUTATION_BYTES", inside * (10 * 24 + 160))
+    assert inside < whole
+    assert {u.params["permute_beside"] for u in inference_units(path)} == {"too large"}
+    before = inference_units(path)[0].projected_mem
+    change(path, search_volumes={name: {"path": f"{name}.nii.gz"} for name in ("left", "right", "few")})
+    (after,) = {(u.params["permute_beside"], u.projected_mem - before) for u in inference_units(path)}
+    assert after == ("auto", inside * (10 * 24 + 160))
 
 
 def test_permute_search__in_place_of_random_fields_decides(tmp_path: Path) -> None:
@@ -142,7 +193,7 @@ def test_permutation__of_an_f_test_is_refused_before_anything_runs(tmp_path: Pat
 
 def test_plan__counts_the_memory_of_relabelling(tmp_path: Path) -> None:
     def largest(path: Path) -> int:
-        return max(s.unit.projected_mem for s in plan_study(path).status.values() if s.unit.step == "inference")
+        return max(unit.projected_mem for unit in inference_units(path))
 
     with_it = largest(study(tmp_path / "a", method="permutation"))
     without = largest(study(tmp_path / "b", permutation_beside="never"))

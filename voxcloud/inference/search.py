@@ -29,13 +29,12 @@ UNEVEN_FACTOR = 2.0  # times what estimation noise alone makes of an even field
 PEAK_DISTANCE_MM = 8.0
 PEAKS_PER_CLUSTER = 3
 
-FEW_DF = (
-    "{df:g} error degrees of freedom, fewer than {limit:g}: random field p-values are approximate. "
-    "Compare them with permutation p-values."
-)
+COMPARE = "Compare them with permutation p-values."
+COMPARE_PARTS = "An F contrast has no permutation p-values here: test its parts as t contrasts, which have them."
+FEW_DF = "{df:g} error degrees of freedom, fewer than {limit:g}: random field p-values are approximate. {advice}"
 ROUGH_FIELD = (
     "Smoothness {fwhm} voxels FWHM, less than {limit:g} on an axis: the field is too rough for the lattice and random "
-    "field p-values are inexact. Smooth more, or compare them with permutation p-values."
+    "field p-values are inexact. {advice} Smoothing more helps too."
 )
 LIBERAL_THRESHOLD = (
     "Cluster-forming p < {p:g}, above {limit:g}: cluster p-values from random field theory are too small at such a "
@@ -45,12 +44,12 @@ UNEVEN_FIELD = (
     "Uneven smoothness: resels per voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where "
     "estimation noise alone makes about {even:.1f}. "
     "Clusters in smooth regions come out with p-values that are too small, clusters in rough regions with p-values "
-    "that are too large. Compare them with permutation p-values."
+    "that are too large. {advice}"
 )
 STATIONARITY_ASSUMED = (
     "{name} maps have uneven smoothness by construction and cluster p-values assume an even one (here resels per "
     "voxel differ by a factor of {ratio:.1f} between the 5th and 95th percentile, where estimation noise alone makes "
-    "about {even:.1f}). Compare them with permutation p-values."
+    "about {even:.1f}). {advice}"
 )
 CUT_CLUSTERS = (
     "Above the threshold, {n} of {total} listed clusters reach beyond the search volume: the size is what lies inside."
@@ -401,18 +400,21 @@ def _with_id(cluster: Cluster, new_id: int) -> Cluster:
 
 def _warnings(field: _Field, shown: tuple[Cluster, ...], forming_p: float, nonstationary_map: str) -> tuple[str, ...]:
     notes = []
+    advice = COMPARE_PARTS if field.statistic == "F" else COMPARE
     if denominator_df(field.df) < MIN_DF and field.statistic != "Z":
-        notes.append(FEW_DF.format(df=denominator_df(field.df), limit=MIN_DF))
+        notes.append(FEW_DF.format(df=denominator_df(field.df), limit=MIN_DF, advice=advice))
     fwhm = field.smoothness.fwhm_voxels
     if min(fwhm) < MIN_FWHM_VOXELS:
-        notes.append(ROUGH_FIELD.format(fwhm=" x ".join(f"{w:.1f}" for w in fwhm), limit=MIN_FWHM_VOXELS))
+        notes.append(
+            ROUGH_FIELD.format(fwhm=" x ".join(f"{w:.1f}" for w in fwhm), limit=MIN_FWHM_VOXELS, advice=advice)
+        )
     if forming_p > STRICT_FORMING_P * (1 + 1e-12):
         notes.append(LIBERAL_THRESHOLD.format(p=forming_p, limit=STRICT_FORMING_P))
     ratio, even = field.smoothness.nonstationarity(), field.smoothness.stationary_ratio()
     if nonstationary_map:
-        notes.append(STATIONARITY_ASSUMED.format(name=nonstationary_map, ratio=ratio, even=even))
+        notes.append(STATIONARITY_ASSUMED.format(name=nonstationary_map, ratio=ratio, even=even, advice=advice))
     elif ratio > UNEVEN_FACTOR * even:
-        notes.append(UNEVEN_FIELD.format(ratio=ratio, even=even))
+        notes.append(UNEVEN_FIELD.format(ratio=ratio, even=even, advice=advice))
     cut = sum(c.cut for c in shown)
     if cut:
         notes.append(CUT_CLUSTERS.format(n=cut, total=len(shown)))

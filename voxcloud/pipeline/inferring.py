@@ -32,6 +32,11 @@ from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
 
+NOT_PERMUTED = (
+    "Something was found where random fields are doubtful, and no permutation p-values stand beside: "
+    "they would take {gigabytes:.2g} GB of memory, more than is used without being asked for. "
+    "Set permutation_beside: always in the model's inference section."
+)
 # Participants' coefficients that a search keeps decoded: its clusters ask for the same voxels again and again.
 KEPT_BYTES = 24_000_000
 
@@ -203,7 +208,8 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
             if permuted is not None and unit.params["inference"]["method"] == "permutation":
                 found = replace_p(found, permuted, unit.params["inference"]["alpha"])
                 found = replace(found, warnings=(permuted.sentence(),))  # those of random fields concern other p values
-            warnings += [w for w in found.warnings if w not in warnings]
+            said = (*found.warnings, *_not_permuted(unit, view, found, test, field))
+            warnings += [w for w in said if w not in warnings]
             context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
             searches.append(_search_tree(context, found, volume, permuted))
     if design["accepted_unequal_variance"]:
@@ -334,6 +340,17 @@ def _permuted(
     return permute_search(
         view, grid, inside, found, roi, direction, weights, n_permutations=number, seed=settings["seed"]
     )
+
+
+def _not_permuted(
+    unit: WorkUnit, view: FitView, found: SearchResult, test: Mapping[str, Any], field: Smoothness
+) -> list[str]:
+    """Say that nothing was relabelled beside doubtful random fields, where that takes more memory than unasked for."""
+    if unit.params["permute_beside"] != "too large" or test["kind"] != "t":
+        return []
+    if not is_doubtful(found, field, uneven=_uneven_by_construction(view)):
+        return []
+    return [NOT_PERMUTED.format(gigabytes=unit.params["permute_bytes"] / 1e9)]
 
 
 def _uneven_by_construction(view: FitView) -> bool:

@@ -23,7 +23,7 @@ STEP_VERSIONS: dict[str, int] = {
     "fit-covariance": 1,
     "fit-whitened": 2,
     "smoothness": 1,
-    "inference": 1,
+    "inference": 2,
     "behaviour": 2,
     "summary": 1,
     "report": 1,

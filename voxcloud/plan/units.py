@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from voxcloud.bids.images import MaskGrid
+import numpy as np
+
+from voxcloud.bids.images import MaskGrid, load_mask
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
 from voxcloud.plan.paths import (
@@ -37,6 +39,7 @@ SHARD_ROWS = 25
 MAX_RESIDUAL_IMAGES = 64
 # Relabelling beside random fields happens without being asked for up to this much memory.
 AUTO_PERMUTATION_BYTES = 1_000_000_000
+TOO_LARGE = "too large"
 # Peak memory beyond arrays that a unit's projection accounts for: the cache of digests (30 MB and more where many
 # files are known), libraries that a worker's first unit loads, buffers of compression and of the array library.
 SLACK_BYTES = 64_000_000
@@ -361,6 +364,7 @@ def _search_units(
     from voxcloud.storage.store import file_digest
 
     volume_digests = {f"volume {name}": file_digest(context.loaded.resolve(path)) for name, path in volumes.items()}
+    searched = _searched_voxels(context, volumes, volume_digests)
     family = {"all": context.searches["study"], "model": context.searches.get(model.name, 1), "none": 1}[study.family]
     for coefficient, entry in design["coefficients"].items():
         smooth = WorkUnit(
@@ -380,9 +384,9 @@ def _search_units(
             expected_s=min(len(entry["participants"]), MAX_RESIDUAL_IMAGES) * context.voxels * 2e-7,
         )
         units.append(smooth)
-        beside = _permute_beside(context, model, len(entry["participants"]))
-        permutes = beside != "never" or model.inference.method == "permutation"
-        permutation_mem = _permutation_bytes(context, len(entry["participants"])) if permutes else 0
+        needed = _permutation_bytes(searched, len(entry["participants"]))
+        beside = _permute_beside(model, needed)
+        permutes = beside in ("auto", "always") or model.inference.method == "permutation"
         for contrast, test in entry["tests"].items():
             stem = f"{model.name}/{stack.name}/{coefficient}_{contrast}"
             units.append(
@@ -397,6 +401,8 @@ def _search_units(
                         "family_size": family,
                         "inference": model.inference.model_dump(exclude={"permutation_beside"}),
                         "permute_beside": beside,
+                        # What it would take is part of what the unit says: others need not change with it.
+                        **({"permute_bytes": needed} if beside == TOO_LARGE else {}),
                         "volumes": sorted(volumes),
                     },
                     inputs={"design": design_digest, "smoothness": smooth.fingerprint, **fit_inputs, **volume_digests}
@@ -412,7 +418,10 @@ def _search_units(
                         search_result_path(model.name, stack.name, coefficient, contrast),
                         *stat_paths(model.name, stack.map, stack.label, coefficient, contrast, test["kind"]),
                     ),
-                    projected_mem=context.voxels * 8 * 24 + _grid_bytes(context) * 6 + permutation_mem + SLACK_BYTES,
+                    projected_mem=context.voxels * 8 * 24
+                    + _grid_bytes(context) * 6
+                    + (needed if permutes else 0)
+                    + SLACK_BYTES,
                     bytes_read=context.voxels * 8 * 4,
                     bytes_written=context.voxels * 4 * 8,
                     expected_s=0.3 + context.voxels * 4e-6,
@@ -421,19 +430,35 @@ def _search_units(
     return units
 
 
-def _permutation_bytes(context: Context, people: int) -> int:
+def _searched_voxels(context: Context, volumes: Mapping[str, str], digests: Mapping[str, str]) -> int:
+    """Return the voxels of the largest search volume inside the mask, the mask's where there is no volume."""
+    if not volumes:
+        return context.voxels
+    return max(
+        _voxels_of(context.loaded.resolve(path), digests[f"volume {name}"], context.grid)
+        for name, path in volumes.items()
+    )
+
+
+@functools.lru_cache(maxsize=64)  # asked for by every model and stack; the digest tells a changed file from a known one
+def _voxels_of(path: str, digest: str, grid: MaskGrid) -> int:
+    return int(np.intersect1d(load_mask(path).voxel_index, grid.voxel_index, assume_unique=True).size)
+
+
+def _permutation_bytes(voxels: int, people: int) -> int:
     """Return the bytes of data and residuals in float64 and of the places of their neighbours."""
-    return people * context.voxels * 8 * 3 + context.voxels * 160
+    return people * voxels * 8 * 3 + voxels * 160
 
 
-def _permute_beside(context: Context, model: Model, people: int) -> str:
-    """Return when an inference unit relabels beside random fields: `auto` only where this takes moderate memory."""
+def _permute_beside(model: Model, needed: int) -> str:
+    """Return when an inference unit relabels beside random fields: `auto` only where this takes moderate memory.
+
+    Where it takes more the unit says so, and its result too: nothing is left out in silence.
+    """
     asked = model.inference.permutation_beside
     if model.inference.method == "permutation":
         return "never"
-    if asked == "auto" and _permutation_bytes(context, people) > AUTO_PERMUTATION_BYTES:
-        return "never"
-    return asked
+    return TOO_LARGE if asked == "auto" and needed > AUTO_PERMUTATION_BYTES else asked
 
 
 def _atlas_digests(context: Context) -> dict[str, str]:
