@@ -194,6 +194,7 @@ def cluster_tree(
             "cross_validated_t": 2.9 * sign,
             "cross_validated_n": len(people) - 2,
         },
+        "comparison": {"t": 4.0 * sign, "df": 29.1, "p": 4e-4, "bf01": 0.0123, "bf01_max": 3.08},
         "influence": {
             "largest_participant": next(p for p in people if people[p] == last),
             "share": 0.71 if flagged else 0.12,

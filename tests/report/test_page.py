@@ -331,3 +331,8 @@ def test_write_report__browser_asks_for_nothing(page: str, tmp_path: Path) -> No
     control.write_text('<img src="http://elsewhere.example/x.png">')
     assert hosts_asked(browser, control, tmp_path / "control") == {"elsewhere.example"}
     assert hosts_asked(browser, opened, tmp_path / "page") == set()
+
+
+def test_page__bayes_factors_stand_beside_the_largest_possible(page: str) -> None:
+    assert "BF01 = 0.0123 (at most 3.08)" in page
+    assert "even identical groups give no more" in page

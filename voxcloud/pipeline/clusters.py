@@ -21,6 +21,7 @@ from voxcloud.models.influence import (
     leave_one_out_t,
 )
 from voxcloud.models.ols import multiply_rows
+from voxcloud.pipeline.after_clusters import compare_groups
 from voxcloud.pipeline.trajectories import cluster_trajectories
 
 # Clusters above this corrected p are listed without leave-one-out fits.
@@ -117,6 +118,7 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
     }
     tree["values"] = dict(zip(people, (float(v) for v in values), strict=True))
     tree["groups"] = {p: context.view.design["groups"].get(p, "") for p in people}
+    tree["comparison"] = compare_groups(context.test["test"], tree["values"], tree["groups"])
     if cluster.p_fwe < INFLUENCE_P:
         tree["influence"] = _influence(context, found, cluster, positions, white, tree)
     if tree["significant"] and context.view.design["estimator"] == "two-stage":

@@ -75,6 +75,8 @@ def _section(
         "tree": tree,
         "units": effect_units(tree),
         "permuted": comparison.permuted_beside,
+        # Uncorrected p and q of clusters are those of random fields: beside permutation p values they would mislead.
+        "by_theory": not comparison.permuted_instead,
         "statistic": name,
         "warnings": [w for w in tree.get("warnings", []) if warning_kind(tree, w) not in said_of_all],
         "rows": cluster_rows(comparison),
@@ -135,7 +137,7 @@ def cluster_rows(comparison: Comparison) -> list[dict[str, Any]]:
     regression = scores_of(comparison.tree) is not None
     for number, (search, cluster) in enumerate(comparison.found, 1):
         peak = cluster["peaks"][0]
-        influence, between = cluster.get("influence") or {}, cluster.get("between") or {}
+        influence = cluster.get("influence") or {}
         rows.append(
             {
                 "number": number,
@@ -147,13 +149,13 @@ def cluster_rows(comparison: Comparison) -> list[dict[str, Any]]:
                 "edge": bool(cluster.get("touches_edge") or cluster.get("cut")),
                 **{
                     k: (words.p_text(cluster.get(k)), words.exact(cluster.get(k)))
-                    for k in ("p_fwe", "p_family", "p_permutation", "p_uncorrected", "q_fdr")
+                    for k in ("p_fwe", "p_family", "p_permutation", "p_random_field", "p_uncorrected", "q_fdr")
                 },
                 "peak": _peak(peak),
                 "sub_peaks": [_peak(p) for p in cluster["peaks"][1:]],
                 "influence": _influence(influence),
                 "flagged": bool(influence.get("flagged")),
-                "between": _between(between, regression),
+                "between": _between(cluster, regression),
             }
         )
     return rows
@@ -182,7 +184,12 @@ def _influence(influence: Mapping[str, Any]) -> dict[str, str] | None:
     }
 
 
-def _between(between: Mapping[str, Any], regression: bool) -> dict[str, str] | None:
+def _bf01(compared: Mapping[str, Any]) -> str:
+    return f"BF01 = {words.number(compared['bf01'])} (at most {words.fixed(compared['bf01_max'])})"
+
+
+def _between(cluster: Mapping[str, Any], regression: bool) -> dict[str, str] | None:
+    between, compared = cluster.get("between"), cluster.get("comparison")
     if not between:
         return None
     low, high = between.get("ci") or (None, None)
@@ -192,6 +199,7 @@ def _between(between: Mapping[str, Any], regression: bool) -> dict[str, str] | N
         "p": words.p_phrase(between.get("p")),
         # For a regression the effect over the residual SD is per unit of the score: no standardised difference.
         "d": "" if regression else f"d = {words.fixed(between.get('cohens_d'))}",
+        "bf01": _bf01(compared) if compared else "",
         "effect": words.number(between.get("effect")),
         "interval": f"[{words.number(low)}, {words.number(high)}]",
         "held_out": f"t = {words.fixed(held_out)}" if held_out is not None else words.NONE,

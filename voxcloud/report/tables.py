@@ -69,6 +69,10 @@ CLUSTERS: Columns = {
         "found it: descriptive, and still too large where there is nothing.",
         "",
     ),
+    "welch_t": ("Welch t of the groups' cluster means (one group: one-sample t), without covariates; descriptive.", ""),
+    "welch_p": ("Two-sided p of welch_t; descriptive.", ""),
+    "bf01": ("JZS Bayes factor for no difference (Cauchy 0.707), from the equal-variance t; descriptive.", ""),
+    "bf01_max": ("Largest bf01 that these numbers of people can reach: no bf01 means `no difference` by itself.", ""),
     "n": ("Participants.", ""),
     "df": ("Error degrees of freedom.", ""),
     "p_permutation": ("Cluster p against the largest cluster under permutations; n/a where none were made.", ""),
@@ -213,7 +217,7 @@ def cluster_rows(results: Results) -> list[dict[str, Any]]:
     rows = []
     for comparison in results.comparisons:
         for search, cluster in comparison.found:
-            peak, influence, between = cluster["peaks"][0], cluster.get("influence") or {}, cluster.get("between") or {}
+            peak, influence = cluster["peaks"][0], cluster.get("influence") or {}
             rows.append(
                 {
                     "region": cluster.get("region", ""),
@@ -230,14 +234,15 @@ def cluster_rows(results: Results) -> list[dict[str, Any]]:
                     "largest_participant": _prefixed("sub", influence.get("largest_participant")),
                     **{k: influence.get(k) for k in ("share", "loo_t_min", "loo_t_max", "flagged", "loo_p_max")},
                     "flagged_participants": " ".join(f"sub-{p}" for p in influence.get("flagged_participants", [])),
-                    **_between(between, comparison.tree),
+                    **_between(cluster, comparison.tree),
                     "p_permutation": cluster.get("p_permutation"),
                 }
             )
     return rows
 
 
-def _between(between: Tree, tree: Tree) -> dict[str, Any]:
+def _between(cluster: Tree, tree: Tree) -> dict[str, Any]:
+    between, compared = cluster.get("between") or {}, cluster.get("comparison") or {}
     low, high = between.get("ci") or (None, None)
     return {
         "between_t": between.get("t"),
@@ -247,6 +252,10 @@ def _between(between: Tree, tree: Tree) -> dict[str, Any]:
         "effect_high": high,
         "effect_units": effect_units(tree) if between else "",
         "held_out_t": between.get("cross_validated_t"),
+        "welch_t": compared.get("t"),
+        "welch_p": compared.get("p"),
+        "bf01": compared.get("bf01"),
+        "bf01_max": compared.get("bf01_max"),
         "n": tree.get("n"),
         "df": tree.get("df"),
     }
