@@ -54,6 +54,7 @@ COLUMNS = [
     "n",
     "df",
     "p_permutation",
+    "p_random_field",
 ]
 
 

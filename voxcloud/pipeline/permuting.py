@@ -50,8 +50,9 @@ class PermutedSearch:
     def sentence(self) -> str:
         """Say where the p values come from."""
         how = "sign flips" if self.kind == "sign-flip" else "permutations (Freedman-Lane)"
+        number = f"all {self.n_permutations} possible" if self.exact else str(self.n_permutations)
         return (
-            f"Corrected p values are those of the largest cluster and peak under {self.n_permutations} {how}; the "
+            f"Corrected p values are those of the largest cluster and peak under {number} {how}; the "
             f"smallest possible is {1 / (1 + self.n_permutations):.2g}."
         )
 

@@ -334,11 +334,9 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
         f"{prefix}Clusters were formed at p < {settings['cluster_forming_p']:g} (uncorrected, 18-connectivity) "
         f"in {words.listed(volumes)}; those of fewer than {settings['min_extent']} voxels were not listed. "
     )
-    if settings.get("method") == "permutation":
-        text += (
-            f"Their size was compared with the largest cluster under {settings.get('permutations')} permutations "
-            f"(Freedman–Lane, seed {settings.get('seed')}) {methods.cite('freedman1983', 'winkler2014')}; "
-        )
+    instead = settings.get("method") == "permutation"
+    if instead:
+        text += f"{_relabelled(methods, trees, settings)}; "
     else:
         text += (
             "Cluster p values were corrected for the family-wise error by random field theory "
@@ -346,22 +344,48 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
             "smoothness being estimated from standardised residuals within the analysis mask "
             f"{methods.cite('kiebel1999')}; "
         )
-    text += (
-        f"a cluster was called significant at p(FWE) < {settings['alpha']:g}. False discovery rates are "
-        f"topological {methods.cite('chumbley2009')}."
-    )
-    beside = {int(s["permutation"]["relabellings"]) for t in trees for s in t["searches"] if s.get("permutation")}
-    if beside and settings.get("method") != "permutation":
+    text += f"a cluster was called significant at p(FWE) < {settings['alpha']:g}."
+    if instead:  # what follows is of random fields
+        return text
+    text += f" False discovery rates are topological {methods.cite('chumbley2009')}."
+    if beside := relabellings(trees):
         text += (
             " Where the assumptions of random fields are doubtful and something was found, the cluster's p against the "
-            f"largest cluster under {words.listed([words.number(n) for n in sorted(beside)])} relabellings "
-            f"(Freedman–Lane permutations or sign flips) stands beside {methods.cite('freedman1983', 'winkler2014')}."
+            f"largest cluster under {words.listed(beside)} of residuals (Freedman–Lane) stands beside "
+            f"{methods.cite('freedman1983', 'winkler2014')}."
         )
     if float(settings["cluster_forming_p"]) > STRICT_FORMING_P:
         text += f" Cluster-forming thresholds above .001 are known to be liberal {methods.cite('eklund2016')}."
     if any(("moothness" in w and "neven" in w) or "uneven" in w for t in trees for w in t.get("warnings", [])):
         text += f" These p values assume even smoothness, which some maps lack {methods.cite('hayasaka2004')}."
     return text
+
+
+def _relabelled(methods: Methods, trees: list[Tree], settings: Mapping[str, Any]) -> str:
+    """Say with what clusters were compared under permutation: what was done, not what was asked for."""
+    made = relabellings(trees)
+    if not made:
+        return "No search held a cluster, so that nothing was relabelled"
+    entries = [s["permutation"] for t in trees for s in t["searches"] if s.get("permutation")]
+    seed = "" if all(e.get("exact") for e in entries) else f", seed {settings.get('seed')}"
+    text = (
+        f"Their size was compared with the largest cluster under {words.listed(made)} of residuals "
+        f"(Freedman–Lane{seed}) {methods.cite('freedman1983', 'winkler2014')}, the data as observed counted in"
+    )
+    if any(e.get("kind") == "sign-flip" for e in entries):
+        text += "; sign flips, which test a mean, assume errors that are symmetric about zero"
+    return text
+
+
+def relabellings(trees: list[Tree]) -> list[str]:
+    """Return the relabellings that were made: ``all 19 possible permutations``, ``999 random sign flips``."""
+    entries = [s["permutation"] for t in trees for s in t["searches"] if s.get("permutation")]
+    made = {(str(e.get("kind")), bool(e.get("exact")), int(e["relabellings"])) for e in entries}
+    return [
+        (f"all {words.number(n)} possible " if exact else f"{words.number(n)} random ")
+        + ("sign flips" if kind == "sign-flip" else "permutations")
+        for kind, exact, n in sorted(made)
+    ]
 
 
 def _multiplicity(methods: Methods, results: Results) -> str:
@@ -404,8 +428,15 @@ def _people(methods: Methods, results: Results) -> str:
         "stands the value for clusters found again without the participant in question "
         f"{methods.cite('esterman2010')}, which is conditional on the cluster having been found. Every significant "
         "cluster was searched again with each participant left out; it is flagged where one participant moves p(FWE) "
-        "across the level."
+        f"across the level{_theory(results)}."
     )
+
+
+def _theory(results: Results) -> str:
+    """Say which p values a flag compares where permutation decides."""
+    if not any(c.permuted_instead for c in results.comparisons):
+        return ""
+    return "; where permutation decides, both p values of this comparison are those of random field theory"
 
 
 def _behaviour(methods: Methods, behaviour: Tree) -> str:

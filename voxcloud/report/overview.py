@@ -32,8 +32,9 @@ def stamp(results: Results) -> dict[str, str]:
 
 def cautions(results: Results) -> list[dict[str, str]]:
     """Return what must be stamped on the page: kind, short words, and how many comparisons it concerns."""
-    trees = [c.tree for c in results.comparisons]
-    total = len(trees)
+    # Three cautions are of random fields, which decide nothing where permutation does.
+    trees = [c.tree for c in results.comparisons if not c.permuted_instead]
+    total = len(results.comparisons)
     found: list[dict[str, str]] = []
 
     def add(kind: str, short: str, concerned: int, of: int, what: str) -> None:
@@ -253,7 +254,8 @@ def _finding(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
         "p_family": words.p_text(cluster.get("p_family")),
         "p_family_exact": words.exact(cluster.get("p_family")),
         "over_family": "yes" if (p := cluster.get("p_family")) is not None and p < float(search["alpha"]) else "",
-        "flag": str(influence.get("largest_participant", "")) if influence.get("flagged") else "",
+        # Those without whom p is across the level; the one with the largest share need not be among them.
+        "flag": words.listed([str(p) for p in influence.get("flagged_participants", [])], 5),
     }
 
 

@@ -34,10 +34,14 @@ class Comparison:
         return sorted(pairs, key=lambda pair: (pair[1]["p_fwe"], -pair[1]["size_voxels"]))
 
     @property
+    def permuted_instead(self) -> bool:
+        """Whether permutation decides, in place of random fields."""
+        return (self.tree.get("inference") or {}).get("method") == "permutation"
+
+    @property
     def permuted_beside(self) -> bool:
         """Whether some cluster has the p of a permutation beside the one that decides."""
-        instead = (self.tree.get("inference") or {}).get("method") == "permutation"
-        return not instead and any(c.get("p_permutation") is not None for _, c in self.found)
+        return not self.permuted_instead and any(c.get("p_permutation") is not None for _, c in self.found)
 
     @property
     def is_t(self) -> bool:

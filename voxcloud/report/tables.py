@@ -39,10 +39,14 @@ _PLACE: Columns = {
 CLUSTERS: Columns = {
     "region": ("Region of the highest peak in the study's atlas.", ""),
     **_SEARCH_KEYS,
-    "p_fwe": ("Cluster p, family-wise error corrected over the search volume.", ""),
+    "p_fwe": (
+        "Cluster p, family-wise error corrected over the search volume: by random fields, or by relabelling where "
+        "the study says method: permutation (then p_permutation is the same).",
+        "",
+    ),
     "p_family": ("p_fwe adjusted over all searches of the family (Bonferroni).", ""),
-    "p_uncorrected": ("Cluster p, not corrected.", ""),
-    "q_fdr": ("Cluster q, topological false discovery rate.", ""),
+    "p_uncorrected": ("Cluster p, not corrected; by random field theory whichever p decides.", ""),
+    "q_fdr": ("Cluster q, topological false discovery rate; by random field theory whichever p decides.", ""),
     "size_voxels": ("Size.", "voxels"),
     "size_mm3": ("Size.", "mm3"),
     "peak_t": ("Statistic of the highest peak: t, or F for F contrasts.", ""),
@@ -52,14 +56,21 @@ CLUSTERS: Columns = {
     "share": ("That participant's share of the contrast, 0 to 1.", ""),
     "loo_t_min": ("Smallest t of the cluster mean with one participant left out.", ""),
     "loo_t_max": ("Largest t of the cluster mean with one participant left out.", ""),
-    "flagged": ("true where leaving one participant out moves p_fwe across alpha.", ""),
+    "flagged": ("true where leaving one participant out moves p_random_field across alpha.", ""),
     "between_t": (
         "t of the cluster mean over participants; descriptive: the voxels were selected on the same data.",
         "",
     ),
     "between_p": ("Two-sided p of between_t, descriptive.", ""),
-    "loo_p_max": ("Largest p_fwe of the cluster with one participant left out, 1 where nothing is left of it.", ""),
-    "flagged_participants": ("Participants without whom p_fwe is on the other side of alpha.", ""),
+    "loo_p_max": (
+        "Largest corrected p of the cluster, by random field theory, with one participant left out; 1 where nothing is "
+        "left of it.",
+        "",
+    ),
+    "flagged_participants": (
+        "Participants without whom the random field p is on the other side of alpha from p_random_field.",
+        "",
+    ),
     "effect": ("Contrast of the cluster mean over participants, descriptive.", "as in effect_units"),
     "effect_low": ("Lower end of its 95 % interval.", "as in effect_units"),
     "effect_high": ("Upper end of its 95 % interval.", "as in effect_units"),
@@ -75,7 +86,15 @@ CLUSTERS: Columns = {
     "bf01_max": ("Largest bf01 that these numbers of people can reach: no bf01 means `no difference` by itself.", ""),
     "n": ("Participants.", ""),
     "df": ("Error degrees of freedom.", ""),
-    "p_permutation": ("Cluster p against the largest cluster under permutations; n/a where none were made.", ""),
+    "p_permutation": (
+        "Cluster p against the largest cluster under permutations or sign flips; n/a where none were made.",
+        "",
+    ),
+    "p_random_field": (
+        "Cluster p, corrected, by random field theory whichever p decides: p_fwe, unless the study says method: "
+        "permutation. Only this one is compared with those of leaving one participant out.",
+        "",
+    ),
 }
 PEAKS: Columns = {
     **_SEARCH_KEYS,
@@ -86,10 +105,13 @@ PEAKS: Columns = {
     "z_score": ("z of the same tail probability.", ""),
     "p_fwe": ("Peak p, family-wise error corrected over the search volume.", ""),
     "p_uncorrected": ("Peak p, not corrected.", ""),
-    "q_fdr": ("Peak q, topological false discovery rate.", ""),
+    "q_fdr": ("Peak q, topological false discovery rate; by random field theory whichever p decides.", ""),
     "q_fdr_voxel": ("Voxel-wise false discovery rate at the peak.", ""),
     **_PLACE,
-    "p_permutation": ("Peak p against the largest peak under permutations; n/a where none were made.", ""),
+    "p_permutation": (
+        "Peak p against the largest peak under permutations or sign flips; n/a where none were made.",
+        "",
+    ),
 }
 SEARCHES: Columns = {
     **_SEARCH_KEYS,
@@ -101,9 +123,9 @@ SEARCHES: Columns = {
     "fwhm_z_mm": ("As fwhm_x_mm.", "mm"),
     "resels": ("Resels of the search volume in three dimensions.", "resels"),
     "height_threshold": ("Cluster-forming threshold as a statistic.", ""),
-    "height_fwe": ("Statistic at which a peak's p_fwe is alpha.", ""),
+    "height_fwe": ("Statistic at which a peak's p_fwe by random field theory is alpha.", ""),
     "height_fdr": ("Smallest statistic whose voxel-wise q is at most alpha; n/a where there is none.", ""),
-    "extent_fwe": ("Size at which a cluster's p_fwe is at most alpha.", "voxels"),
+    "extent_fwe": ("Size at which a cluster's p_fwe by random field theory is at most alpha.", "voxels"),
     "clusters_any_size": ("Clusters of any size.", ""),
     "set_p": ("Set-level p: probability of at least as many clusters of any size.", ""),
     "cluster_forming_p": ("Cluster-forming threshold as p.", ""),
@@ -235,7 +257,7 @@ def cluster_rows(results: Results) -> list[dict[str, Any]]:
                     **{k: influence.get(k) for k in ("share", "loo_t_min", "loo_t_max", "flagged", "loo_p_max")},
                     "flagged_participants": " ".join(f"sub-{p}" for p in influence.get("flagged_participants", [])),
                     **_between(cluster, comparison.tree),
-                    "p_permutation": cluster.get("p_permutation"),
+                    **{k: cluster.get(k) for k in ("p_permutation", "p_random_field")},
                 }
             )
     return rows
