@@ -114,6 +114,12 @@ class AddressEngine(DaskEngine):
             raise PlanError(
                 "compute.engine address needs compute.address, the scheduler's address such as tls://host:8786."
             )
+        if not compute.address.startswith("tls://"):
+            raise PlanError(
+                f"compute.address: expected an address that begins with tls://, found {compute.address}. Whoever "
+                "reaches a scheduler without TLS can run code as you: start scheduler and workers with --tls-ca-file, "
+                "--tls-cert and --tls-key, and name the same files in Dask's configuration (distributed.comm.tls)."
+            )
 
     def _connect(self) -> Any:
         import dask
@@ -126,8 +132,7 @@ class AddressEngine(DaskEngine):
         if not declared or min(declared) == 0:
             raise PlanError(
                 f"{self.compute.address}: expected workers that declare a memory resource, found {len(declared)} "
-                "workers, "
-                f"{sum(d == 0 for d in declared)} without. Start them with --resources memory=BYTES."
+                f"workers, {sum(d == 0 for d in declared)} without. Start them with --resources memory=BYTES."
             )
         self.workers, self.memory_per_worker = len(declared), max(declared)
         return client

@@ -9,7 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
+from distributed import LocalCluster, Security
 
 from infra.local import USABLE_MEMORY, AddressEngine, LocalEngine
 from voxcloud.config.study import Compute
@@ -101,3 +103,38 @@ def test_local_engine__a_unit_that_always_ends_its_worker_fails_by_name(tmp_path
 def test_address_engine__without_an_address_is_refused() -> None:
     with pytest.raises(PlanError, match=r"needs compute\.address"):
         AddressEngine(Compute(engine="address"))
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:8786", "127.0.0.1:8786"])
+def test_address_engine__refuses_a_scheduler_without_tls(address: str) -> None:
+    with pytest.raises(PlanError, match="can run code as you"):
+        AddressEngine(Compute(engine="address", address=address))
+
+
+@pytest.mark.slow
+def test_address_engine__runs_on_a_scheduler_over_tls(tmp_path: Path) -> None:
+    """The certificates are in Dask's configuration, as on a cluster."""
+    security = Security.temporary()
+    files = {}
+    for name, text in security.get_tls_config_for_role("client").items():
+        if name in ("ca_file", "cert", "key"):
+            files[name] = tmp_path / name
+            files[name].write_text(text)
+    tls = {"distributed.comm.tls.ca-file": str(files["ca_file"])}
+    for role in ("client", "scheduler", "worker"):
+        tls |= {f"distributed.comm.tls.{role}.{part}": str(files[part]) for part in ("cert", "key")}
+    with (
+        dask.config.set(tls),
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=1,
+            security=Security(),
+            protocol="tls://",
+            host="127.0.0.1",
+            dashboard_address=None,
+            resources={"memory": 1_000_000_000},
+        ) as cluster,
+        AddressEngine(Compute(engine="address", address=cluster.scheduler_address)) as engine,
+    ):
+        assert engine.memory_per_worker == 1_000_000_000
+        assert engine.submit(pow, 2, 5, key="a#1", memory=10).result(timeout=60) == 32
