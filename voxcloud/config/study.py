@@ -116,7 +116,8 @@ class Inference(Part):
         "auto",
         description="random-field: permutation p values of the clusters found too (up to 1,000 relabellings). auto: "
         "where the theory's assumptions are doubtful (fewer than 20 degrees of freedom, FWHM below 3 voxels, uneven "
-        "smoothness) and a cluster with p below 0.1 was found.",
+        "smoothness), a cluster with p below 0.1 was found, and relabelling the largest search volume takes no more "
+        "than 1 GB of memory; where it takes more, the result says so.",
     )
     seed: int = Field(0, ge=0, description="Seed of the permutations.")
 

@@ -22,7 +22,7 @@ STEP_VERSIONS: dict[str, int] = {
     "fit-block": 3,
     "fit-covariance": 1,
     "fit-whitened": 2,
-    "smoothness": 1,
+    "smoothness": 2,
     "inference": 2,
     "behaviour": 2,
     "summary": 1,
