@@ -162,6 +162,11 @@ def test_crosses_alpha__counts_what_cannot_be_tested_as_not_significant() -> Non
     assert crosses_alpha(0.2, [0.02, 0.06, np.nan], 0.05).tolist() == [True, False, False]
 
 
+def test_crosses_alpha__p_equal_to_alpha_is_significant() -> None:
+    np.testing.assert_array_equal(crosses_alpha(0.05, [0.05, 0.0501, 0.01], 0.05), [False, True, False])
+    np.testing.assert_array_equal(crosses_alpha(0.06, [0.05, 0.0501, np.nan], 0.05), [True, False, False])
+
+
 def test_between_participant_test__is_the_two_sample_t() -> None:
     y = np.random.default_rng(10).normal(size=N) + np.r_[np.ones(N1), np.zeros(N2)]
     found = between_participant_test(y, design()[:, :2], [0, 1])
@@ -183,6 +188,17 @@ def test_between_participant_test__alternatives(alternative) -> None:  # type: i
 def test_between_participant_test__refuses_missing_values() -> None:
     with pytest.raises(DesignError, match="one finite value"):
         between_participant_test([1.0, np.nan, 2.0], np.ones((3, 1)), [1])
+
+
+@pytest.mark.parametrize("df", [1, 2, 3])
+def test_between_participant_test__of_a_strong_effect_at_few_df(df: int) -> None:
+    X = np.column_stack([np.ones(df + 2), np.arange(df + 2) < 1]).astype(float)
+    y = 1e4 * X[:, 1] + np.linspace(-1, 1, df + 2)
+    found = between_participant_test(y, X, [0, 1])
+    residual = y[1:] - y[1:].mean()
+    assert found.cohens_d == pytest.approx((y[0] - y[1:].mean()) / np.sqrt((residual**2).sum() / df))
+    assert found.standardised.d == found.cohens_d
+    assert 0 < found.standardised.lower < found.cohens_d < found.standardised.upper < np.inf
 
 
 def test_cross_validated_test__leaves_out_whoever_has_no_value() -> None:

@@ -249,6 +249,32 @@ def test_standardised_effect__interval_is_finite_and_encloses(t: float) -> None:
     assert (-mirrored.upper, -mirrored.lower) == pytest.approx((found.lower, found.upper), abs=1e-5)
 
 
+@pytest.mark.parametrize("df", [1, 2, 3, 4.7, 27])
+@pytest.mark.parametrize("t", [0.5, 10.0, 100.0, 1e5])
+def test_standardised_effect__interval_is_exact_at_low_df_and_strong_effects(df: float, t: float) -> None:
+    found = standardised_effect(t, df, 1.0)
+    # P(T <= t; nc) = P(Z + nc <= t s) over the quantiles of Z, or over those of s where Z varies more.
+    grid = (np.arange(20_000) + 0.5) / 20_000
+    s = stats.chi(df, scale=df**-0.5)
+    for nc, p in ((found.lower, 0.975), (found.upper, 0.025)):
+        over_z = s.sf((stats.norm.ppf(grid) + nc) / t).mean()
+        below = over_z if t > 1 else stats.norm.cdf(t * s.ppf(grid) - nc).mean()
+        assert below == pytest.approx(p, abs=2e-5)
+
+
+def test_standardised_effect__interval_equals_the_one_by_noncentral_t() -> None:
+    for t, df in ((2.0, 3), (3.0, 2), (5.0, 27), (30.0, 27), (0.5, 200)):
+        found = standardised_effect(t, df, 1.0)
+        assert stats.nct.sf(t, df, found.lower) == pytest.approx(0.025, abs=1e-9)
+        assert stats.nct.cdf(t, df, found.upper) == pytest.approx(0.025, abs=1e-9)
+
+
+def test_standardised_effect__has_no_interval_below_one_df() -> None:
+    found = standardised_effect(3.0, 0.4, 4.0)
+    assert found.d == 6.0
+    assert np.isnan([found.lower, found.upper]).all()
+
+
 def test_scaled_pinv__rank_does_not_depend_on_units() -> None:
     X = design(p=3)
     for unit in (1e-9, 1.0, 1e9):

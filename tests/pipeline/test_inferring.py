@@ -98,3 +98,31 @@ def test_smoothness__maps_of_images_and_resels_per_voxel_lie_beside_the_statisti
     known = resels[resels > 0]
     assert known.size <= fit["valid"].to_numpy().sum()
     assert known.mean() == pytest.approx(1 / np.prod(smooth["fwhm_voxels"]), rel=0.5)
+
+
+@pytest.mark.parametrize("sizes", [(2, 1), (2, 2), (3, 2)])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # expected Euler characteristics at so few degrees of freedom
+def test_inference__of_a_strong_effect_at_one_two_and_three_df(tmp_path: Path, sizes: tuple[int, int]):
+    model = {
+        "name": "few",
+        "maps": ["R1map"],
+        "coefficients": ["linear"],
+        "formula": "group",
+        "contrasts": {"c": {"test": "group[sci_arm] - group[con_none]", "alternative": "greater"}},
+        "inference": {"method": "permutation", "min_extent": 0, "cluster_forming_p": 0.05, "permutations": 99},
+    }
+    made = tiny_study(
+        tmp_path / "study", group_sizes={"sci_arm": sizes[0], "con_none": sizes[1]}, changes={"models": [model]}
+    )
+    assert not run_study(made.study_file, RunOptions(engine="serial")).failed
+    (path,) = made.study_file.parent.glob("derivatives/voxcloud/results/model-few/R1map_label-GM__linear__c.json")
+    clusters = json.loads(path.read_text())["searches"][0]["clusters"]
+    assert clusters
+    for cluster in clusters:
+        assert cluster["between"]["cohens_d"] == pytest.approx(
+            cluster["between"]["t"] * np.sqrt(1 / sizes[0] + 1 / sizes[1])
+        )
+    influences = [cluster["influence"] for cluster in clusters if "influence" in cluster]
+    assert influences
+    unknown = sum(sizes) == 3
+    assert all((i["loo_t_min"] is None) == (i["loo_p_max"] is None) == unknown for i in influences)

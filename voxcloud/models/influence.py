@@ -30,7 +30,7 @@ class BetweenTest:
     t, df, p : the test.
     effect, se : the contrast and its standard error, in the unit of the values.
     ci : interval of the effect at ``level``, two-sided whatever the alternative.
-    standardised : the effect over the residual standard deviation, with its interval.
+    variance_factor : ``c'(X'X)^- c``.
     n : rows that entered.
     """
 
@@ -42,8 +42,18 @@ class BetweenTest:
     ci: tuple[float, float]
     level: float
     alternative: str
-    standardised: StandardisedEffect
+    variance_factor: float
     n: int
+
+    @property
+    def cohens_d(self) -> float:
+        """The effect over the residual standard deviation; Cohen's d for two groups."""
+        return self.t * float(np.sqrt(self.variance_factor))
+
+    @property
+    def standardised(self) -> StandardisedEffect:
+        """The same with its interval, which is computed when it is asked for."""
+        return standardised_effect(self.t, self.df, self.variance_factor, level=self.level)
 
 
 @dataclass(frozen=True)
@@ -119,11 +129,9 @@ def between_participant_test(
     c = np.asarray(weights, dtype=np.float64).reshape(-1)
     effect, se, t = (float(v[0]) for v in t_contrast(fit, c))
     half = float(stats.t.isf((1 - level) / 2, fit.df)) * se
-    standardised = standardised_effect(t, fit.df, float(c @ fit.xtx_inv @ c), level=level)
+    factor = float(c @ fit.xtx_inv @ c)
     p = float(t_p(np.array(t), fit.df, alternative))
-    return BetweenTest(
-        t, fit.df, p, effect, se, (effect - half, effect + half), level, alternative, standardised, len(y)
-    )
+    return BetweenTest(t, fit.df, p, effect, se, (effect - half, effect + half), level, alternative, factor, len(y))
 
 
 def cross_validated_test(
@@ -268,7 +276,7 @@ def contrast_influence(
 
 
 def crosses_alpha(p: float, loo_p: npt.ArrayLike, alpha: float) -> Bools:
-    """Return for whom leaving out changes the decision ``p < alpha``; works for p of a voxel, a cluster or a person
+    """Return for whom leaving out changes the decision ``p <= alpha``; works for p of a voxel, a cluster or a person
     test.
 
     A NaN, where the contrast cannot be estimated without them, counts as not significant.
@@ -279,7 +287,7 @@ def crosses_alpha(p: float, loo_p: npt.ArrayLike, alpha: float) -> Bools:
     loo_p : (n,) without each.
     alpha : level of the decision.
     """
-    return np.asarray((np.asarray(loo_p, dtype=np.float64) < alpha) != (p < alpha))
+    return np.asarray((np.asarray(loo_p, dtype=np.float64) <= alpha) != (p <= alpha))
 
 
 def t_p(t: npt.ArrayLike, df: npt.ArrayLike, alternative: Alternative) -> Floats:

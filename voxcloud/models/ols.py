@@ -18,6 +18,10 @@ Floats = npt.NDArray[np.float64]
 # data and residuals of some hundred rows stay in the cache of one core.
 TILE_VOXELS = 256
 
+# Of the integral behind the interval of a standardised effect, and the normal quantile beyond which nothing is left.
+QUADRATURE_NODES = 200
+NORMAL_REACH = 9.0
+
 
 @dataclass(frozen=True)
 class OLSFit:
@@ -250,6 +254,9 @@ class StandardisedEffect:
 def standardised_effect(t: float, df: float, variance_factor: float, *, level: float = 0.95) -> StandardisedEffect:
     """Return ``d = c'beta / sigma = t sqrt(c'(X'X)^-1 c)`` with the exact interval from the non-central t.
 
+    ``P(T <= t; nc) = P(t s - Z >= nc)`` with Z normal and ``s = sqrt(chi2_df / df)``, so the bounds of the
+    non-centrality nc are quantiles of ``t s + Z``, which exist for every t. With df below 1 the interval is NaN.
+
     Parameters
     ----------
     t, df : the statistic and its degrees of freedom.
@@ -263,18 +270,46 @@ def standardised_effect(t: float, df: float, variance_factor: float, *, level: f
     scale = float(np.sqrt(variance_factor))
     if not np.isfinite(t):
         return StandardisedEffect(float("nan"), float("nan"), float("nan"), level)
-    tail = (1 - level) / 2
+    low, high = _noncentrality(abs(t), df, (1 - level) / 2)
+    if t < 0:
+        low, high = -high, -low
+    return StandardisedEffect(t * scale, low * scale, high * scale, level)
+
+
+def _noncentrality(t: float, df: float, tail: float) -> tuple[float, float]:
+    """Return the non-centralities of which t >= 0 is the upper and the lower quantile ``tail``; NaN where not found."""
+    if df < 1:
+        return float("nan"), float("nan")
+    spread = stats.chi(df, scale=1 / np.sqrt(df))
+    # Each of the two summands beyond its own quantile tail / 2 has probability tail / 2: the bounds lie between.
+    low = t * float(spread.ppf(tail / 2)) + float(special.ndtri(tail / 2))
+    high = t * float(spread.isf(tail / 2)) - float(special.ndtri(tail / 2))
+    if not np.isfinite([low, high]).all():
+        return float("nan"), float("nan")
+    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
+
+    def above(nc: float) -> float:
+        # The average over the summand that varies less, of a function as wide as the other: no step to resolve.
+        if t < np.sqrt(df):
+            start, stop = float(spread.ppf(1e-16)), float(spread.isf(1e-16))
+            s = start + (stop - start) * (nodes + 1) / 2
+            return float((stop - start) / 2 * (weights @ (spread.pdf(s) * special.ndtr(t * s - nc))))
+        stop = min(nc, NORMAL_REACH)  # s is positive: where Z > nc the sum is above nc
+        if stop <= -NORMAL_REACH:
+            return 1.0
+        z = -NORMAL_REACH + (stop + NORMAL_REACH) * (nodes + 1) / 2
+        density = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
+        inner = weights @ (density * spread.sf((nc - z) / t))
+        return float(special.ndtr(-nc) + (stop + NORMAL_REACH) / 2 * inner)
 
     def bound(probability: float) -> float:
-        # Two standard errors, sqrt(1 + t^2 / 2 df), beyond where a normal quantile would lie; further out the
-        # distribution function underflows to NaN.
-        reach = (2.0 - float(special.ndtri(tail))) * float(np.sqrt(1 + t**2 / (2 * df)))
-        found: Any = optimize.brentq(
-            lambda nc: stats.nct.cdf(t, df, nc) - probability, t - reach, t + reach, xtol=1e-10
-        )
+        if not above(low) > probability > above(high):
+            return float("nan")
+        precision = 1e-12 * max(1.0, high - low)
+        found: Any = optimize.brentq(lambda nc: above(nc) - probability, low, high, xtol=precision)
         return float(found)
 
-    return StandardisedEffect(t * scale, bound(1 - tail) * scale, bound(tail) * scale, level)
+    return bound(1 - tail), bound(tail)
 
 
 def scaled_pinv(X: Floats) -> tuple[Floats, int]:

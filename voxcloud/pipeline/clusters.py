@@ -18,6 +18,7 @@ from voxcloud.models.influence import (
     between_participant_test,
     contrast_influence,
     cross_validated_test,
+    crosses_alpha,
     leave_one_out_t,
 )
 from voxcloud.models.ols import multiply_rows
@@ -107,12 +108,12 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
     white = context.whiten(values)
     between = between_participant_test(white, X, c, df=context.view.df)
     tree["between"] = {
-        "t": float(between.t),
+        "t": _finite(between.t),
         "df": float(between.df),
-        "p": float(between.p),
+        "p": _finite(between.p),
         "effect": float(between.effect),
         "ci": [float(v) for v in between.ci],
-        "cohens_d": _d(between.t, X, c),
+        "cohens_d": _finite(between.cohens_d),
         "descriptive": True,
         "cross_validated_t": None,
     }
@@ -124,11 +125,6 @@ def describe_cluster(context: ClusterContext, found: SearchResult, cluster: Clus
     if tree["significant"] and context.view.design["estimator"] == "two-stage":
         tree["trajectories"] = cluster_trajectories(context.view, context.grid, context.inside[positions])
     return tree
-
-
-def _d(t: float, X: np.ndarray, c: np.ndarray) -> float:
-    """Standardised effect: the contrast over the residual SD, t sqrt(c'(X'X)^-1 c)."""
-    return float(t * np.sqrt(c @ np.linalg.pinv(X.T @ X) @ c))
 
 
 def _influence(
@@ -145,27 +141,32 @@ def _influence(
     own = contrast_influence(white, X, c, people, alpha=alpha)
     p_values, held_out = _leave_one_out_clusters(context, found, positions, X, c)
     # Those without a participant are random-field p values: so is the one of all that they are compared with.
-    crosses = (p_values < alpha) != bool(cluster.p_theory < alpha)
+    crosses = crosses_alpha(cluster.p_theory, p_values, alpha)
     usable = np.isfinite(held_out)
     seen = np.where(usable, context.whiten(np.where(usable, held_out, 0.0)), np.nan)
     held = cross_validated_test(seen, X, c)
     if held is not None:
         # No p: the cluster was looked for where all the data had found it, so this t is too large on null data as well.
-        tree["between"]["cross_validated_t"] = float(held.t)
+        tree["between"]["cross_validated_t"] = _finite(held.t)
         tree["between"]["cross_validated_n"] = int(usable.sum())
     return {
         "largest_participant": own.largest_participant,
-        "share": float(own.largest_share),
-        "t_full": float(own.t),
-        "loo_t_min": own.loo_t_min,
-        "loo_t_max": own.loo_t_max,
+        "share": _finite(own.largest_share),
+        "t_full": _finite(own.t),
+        "loo_t_min": _finite(own.loo_t_min),
+        "loo_t_max": _finite(own.loo_t_max),
         "loo_t_min_participant": own.loo_t_min_participant,
-        "loo_p_min": float(p_values.min()),
-        "loo_p_max": float(p_values.max()),
+        "loo_p_min": _finite(p_values.min()),
+        "loo_p_max": _finite(p_values.max()),
         "loo_p_max_participant": people[int(np.argmax(p_values))],
         "flagged": bool(crosses.any()),
         "flagged_participants": [p for p, bad in zip(people, crosses, strict=True) if bad],
     }
+
+
+def _finite(value: float) -> float | None:
+    """Return what JSON can hold: None for a statistic without a degree of freedom or without variance."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _leave_one_out_clusters(
@@ -174,10 +175,13 @@ def _leave_one_out_clusters(
     """Find the cluster again without each participant: its corrected p, and that participant's mean in it.
 
     The cluster is searched in a box around the full one, at the height threshold for one degree of freedom less, with
-    the full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value.
+    the full fit's smoothness. A participant without whom nothing is left has p = 1 and no held-out value; NaN where no
+    degree of freedom is left.
     """
-    region, box, size = _box_around(context, positions)
     df = context.view.df - 1
+    if not df > 0:
+        return np.full(len(X), np.nan), np.full(len(X), np.nan)
+    region, box, size = _box_around(context, positions)
     threshold = float(stats.t.isf(context.params["inference"]["cluster_forming_p"], df))
     # (participants, voxels): above the threshold without this one, then in the cluster without this one. Coefficients
     # are read by panels, twice, so that many participants take no more memory than one byte a voxel each.

@@ -311,7 +311,8 @@ def _search(
         alpha=settings["alpha"],
         roi=roi,
         statistic="T" if test["kind"] == "t" else "F",
-        accept_liberal_threshold=settings["accept_liberal_threshold"],
+        # With permutations any threshold is valid: no p value rests on random fields.
+        accept_liberal_threshold=settings["accept_liberal_threshold"] or settings["method"] == "permutation",
         nonstationary_map=str(view.design["stack"]) if _uneven_by_construction(view) else "",
     )
 
