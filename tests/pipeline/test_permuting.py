@@ -23,9 +23,14 @@ from voxcloud.testing import tiny_study
 RESULT = "results/model-training/R1map_label-GM__linear__patients_minus_untrained.json"
 
 
-def study(folder: Path, group_sizes: dict[str, int] | None = None, **inference: Any) -> Path:
+def study(
+    folder: Path,
+    group_sizes: dict[str, int] | None = None,
+    missing: dict[tuple[str, int], tuple[int, ...]] | None = None,
+    **inference: Any,
+) -> Path:
     """Write the tiny study with settings of the inference."""
-    made = tiny_study(folder / "study", group_sizes=group_sizes)
+    made = tiny_study(folder / "study", group_sizes=group_sizes, missing_visits=missing)
     tree = yaml.safe_load(made.study_file.read_text())
     tree["models"][0]["inference"] = {"min_extent": 0, **inference}
     made.study_file.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -149,14 +154,15 @@ def test_permute_search__in_place_of_random_fields_decides(tmp_path: Path) -> No
 
 
 def test_permute_search__whitened_models_compare_groups_by_permutations(tmp_path: Path) -> None:
-    path = study(tmp_path, method="permutation", permutations=99, seed=3)
+    path = study(
+        tmp_path, missing={("sci_arm", 1): (84,), ("con_none", 2): (28,)}, method="permutation", permutations=99
+    )
     model = yaml.safe_load(path.read_text())["models"][0]
     change(path, models=[model | {"weights": "precision"}])
     tree = result(path)
     relabelled = [s for s in tree["searches"] if s["permutation"]]
     assert relabelled
     assert {s["permutation"]["kind"] for s in relabelled} == {"permutation"}
-    # Clusters of relabelled maps are formed at the search's own threshold, that of effective degrees of freedom.
     assert all(c["p_fwe"] == c["p_permutation"] < 1 for s in relabelled for c in s["clusters"])
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
 
 from voxcloud.bids.images import MaskGrid
 from voxcloud.inference.clusters import Cluster
@@ -108,7 +107,7 @@ def permute_search(
         whitener=view.whitener,
         voxel_index=place[chosen],
         shape=grid.shape,
-        cluster_forming_p=_forming_p(view, found),
+        cluster_forming_p=found.cluster_forming_p,
     )
     rank = np.full(len(place), -1, dtype=np.int64)
     rank[chosen] = np.arange(len(chosen))
@@ -147,17 +146,6 @@ def is_doubtful(found: SearchResult, smoothness: Smoothness, *, uneven: bool) ->
 def _with_p(cluster: Cluster, p: float, peaks: tuple[float, ...], alpha: float) -> Cluster:
     own = tuple(replace(peak, p_fwe=value) for peak, value in zip(cluster.peaks, peaks, strict=True))
     return replace(cluster, p_fwe=p, p_random_field=cluster.p_theory, significant=p <= alpha, peaks=own)
-
-
-def _forming_p(view: GroupView, found: SearchResult) -> float:
-    """Return the p at which relabelled maps have the search's threshold.
-
-    The search of a model with estimated variances has effective degrees of freedom, relabelling those of the design.
-    """
-    if view.whitener is None:
-        return found.cluster_forming_p
-    design = np.asarray(view.entry["X"], dtype=np.float64)
-    return float(stats.t.sf(found.height_threshold, len(design) - np.linalg.matrix_rank(design)))
 
 
 def _cluster_p(null: PermutationResult, ranks: np.ndarray) -> float:
