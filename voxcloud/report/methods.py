@@ -344,7 +344,7 @@ def _inference(methods: Methods, trees: list[Tree], name_models: bool) -> str:
             "smoothness being estimated from standardised residuals within the analysis mask "
             f"{methods.cite('kiebel1999')}; "
         )
-    text += f"a cluster was called significant at p(FWE) < {settings['alpha']:g}."
+    text += f"a cluster was called significant at p(FWE) ≤ {settings['alpha']:g}."
     if instead:  # what follows is of random fields
         return text
     text += f" False discovery rates are topological {methods.cite('chumbley2009')}."

@@ -151,7 +151,7 @@ def key_numbers(results: Results) -> list[tuple[str, str]]:
     alpha = next(iter(alphas)) if len(alphas) == 1 else summary.get("alpha", 0.05)
     n = int(summary.get("searches_run", len(list(results.searches()))))
     expected = summary.get("expected_false_positives")
-    family = sum((c.get("p_family") if c.get("p_family") is not None else 1.0) < alpha for c in clusters)
+    family = sum((c.get("p_family") if c.get("p_family") is not None else 1.0) <= alpha for c in clusters)
     stacks = results.analysed_stacks
     images = sum(int(s.get("images", 0)) for s in stacks) if stacks else int(results.cohort.get("images_n", 0))
     return [
@@ -162,8 +162,8 @@ def key_numbers(results: Results) -> list[tuple[str, str]]:
             words.number(expected, 2),
             f"false positives to expect at most if nothing were there (α = {words.level(alpha)} each)",
         ),
-        (words.number(len(clusters)), f"clusters with p(FWE) < {words.level(alpha)} in their search"),
-        (words.number(family), f"of them also with p(family) < {words.level(alpha)} over all searches"),
+        (words.number(len(clusters)), f"clusters with p(FWE) ≤ {words.level(alpha)} in their search"),
+        (words.number(family), f"of them also with p(family) ≤ {words.level(alpha)} over all searches"),
     ]
 
 
@@ -253,7 +253,7 @@ def _finding(comparison: Any, search: Tree, cluster: Tree) -> dict[str, str]:
         "p_permutation_exact": words.exact(cluster.get("p_permutation")),
         "p_family": words.p_text(cluster.get("p_family")),
         "p_family_exact": words.exact(cluster.get("p_family")),
-        "over_family": "yes" if (p := cluster.get("p_family")) is not None and p < float(search["alpha"]) else "",
+        "over_family": "yes" if (p := cluster.get("p_family")) is not None and p <= float(search["alpha"]) else "",
         # Those without whom p is across the level; the one with the largest share need not be among them.
         "flag": words.listed([str(p) for p in influence.get("flagged_participants", [])], 5),
     }

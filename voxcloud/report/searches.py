@@ -59,7 +59,7 @@ def _cell(comparison: Comparison, searches: list[Tree]) -> dict[str, Any]:
         "title": f"p(FWE) {words.exact(best['p_fwe_min'])}, p(family) {words.exact(best.get('p_family_min'))}",
         "hit": hit,
         "key": comparison.key if hit else "",
-        "family": hit and float(best.get("p_family_min", 1.0)) < float(best["alpha"]),
+        "family": hit and float(best.get("p_family_min", 1.0)) <= float(best["alpha"]),
     }
 
 

@@ -100,7 +100,7 @@ PEAKS: Columns = {
     **_SEARCH_KEYS,
     "cluster": ("Number of the cluster in its search.", ""),
     "peak": ("Number of the peak in its cluster, 1 is the highest.", ""),
-    "significant": ("true where the cluster is significant (p_fwe below alpha).", ""),
+    "significant": ("true where the cluster is significant (p_fwe at most alpha).", ""),
     "t": ("Statistic: t, or F for F contrasts.", ""),
     "z_score": ("z of the same tail probability.", ""),
     "p_fwe": ("Peak p, family-wise error corrected over the search volume.", ""),
@@ -135,7 +135,7 @@ SEARCHES: Columns = {
     "p_family_min": ("p_fwe_min adjusted over the family.", ""),
     "p_holm": ("p_fwe_min adjusted over the family by Holm's step-down method.", ""),
     "clusters": ("Clusters of at least min_extent voxels.", ""),
-    "significant": ("Those with p_fwe below alpha.", ""),
+    "significant": ("Those with p_fwe at most alpha.", ""),
     "relabellings": ("Permutations or sign flips made for the search; n/a for none.", ""),
 }
 PARTICIPANTS: Columns = {
