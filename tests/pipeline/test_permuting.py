@@ -168,14 +168,18 @@ def test_permute_search__whitened_models_compare_groups_by_permutations(tmp_path
 
 def test_describe_cluster__permutation_flags_the_people_that_random_fields_flag(tmp_path: Path) -> None:
     """Three against three: 19 relabellings, no p below .05; leaving one out is judged by random fields throughout."""
-    found = {}
+    found, warnings = {}, {}
     for method in ("permutation", "random-field"):
         path = study(tmp_path / method, {"sci_arm": 3, "con_none": 3}, method=method)
         model = yaml.safe_load(path.read_text())["models"][0]
         change(path, models=[model | {"formula": "group"}])
-        found[method] = {
-            (c["size_voxels"], c["peaks"][0]["t"]): c for s in result(path)["searches"] for c in s["clusters"]
-        }
+        tree = result(path)
+        warnings[method] = " ".join(tree["warnings"])
+        found[method] = {(c["size_voxels"], c["peaks"][0]["t"]): c for s in tree["searches"] for c in s["clusters"]}
+    # A search without a cluster is not relabelled, and says nothing of random fields either.
+    assert "under all 19 possible permutations" in warnings["permutation"]
+    assert "andom field" in warnings["random-field"]
+    assert "andom field" not in warnings["permutation"]
     assert found["permutation"].keys() == found["random-field"].keys()
     judged = 0
     for key, cluster in found["permutation"].items():

@@ -205,9 +205,11 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         for direction in _directions(test):
             found = _search(unit, view, grid, inside, statistic, field, roi, direction, test)
             permuted = _permuted(unit, view, grid, inside, found, roi, direction, test, field)
-            if permuted is not None and unit.params["inference"]["method"] == "permutation":
-                found = replace_p(found, permuted, unit.params["inference"]["alpha"])
-                found = replace(found, warnings=(permuted.sentence(),))  # those of random fields concern other p values
+            if unit.params["inference"]["method"] == "permutation":
+                found = replace(found, warnings=())  # those of random fields concern other p values
+                if permuted is not None:
+                    found = replace_p(found, permuted, unit.params["inference"]["alpha"])
+                    found = replace(found, warnings=(permuted.sentence(),))
             said = (*found.warnings, *_not_permuted(unit, view, found, test, field))
             warnings += [w for w in said if w not in warnings]
             context = ClusterContext(view, grid, inside, statistic, smooth, direction, test, roi, unit.params, atlas)
