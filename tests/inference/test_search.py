@@ -173,6 +173,14 @@ def test_random_field_search__warns_of_few_degrees_of_freedom_and_a_rough_field(
     assert [note for note in rough.warnings if "3.5 x 3.5 x 2.4 voxels" in note and "permutation" in note]
 
 
+def test_random_field_search__warns_of_a_smoothness_wider_than_the_mask() -> None:
+    # The mask extends over 20 x 20 x 18 voxels of a grid of 24 x 26 x 22.
+    notes = run(smoothness=Smoothness((9.0, 9.0, 18.5), 100, DF, np.full(100, 1e-3))).warnings
+    assert [n for n in notes if "wider on an axis than the mask's 20 x 20 x 18 voxels" in n and "permutation" in n]
+    fits = run(smoothness=Smoothness((9.0, 9.0, 18.0), 100, DF, np.full(100, 1e-3)))
+    assert not any("wider" in n for n in fits.warnings)
+
+
 def test_random_field_search__warns_of_uneven_smoothness() -> None:
     uneven = np.concatenate([np.full(50, 0.001), np.full(50, 0.1)])
     assert any("Uneven smoothness" in n for n in run(smoothness=smooth(resels=uneven)).warnings)

@@ -141,7 +141,7 @@ def test_build_design__three_groups_by_f() -> None:
 
 
 def test_build_design__one_sample_is_the_mean_at_the_centre_of_the_covariates() -> None:
-    tree, _ = design(study_of({"formula": "age", "where": "group in [arm]"}))
+    tree, _ = design(study_of({"formula": "age", "where": "group in [arm]", "inference": {"method": "permutation"}}))
     entry = tree["coefficients"]["linear"]
     age = people_table().set_index("participant_id")["age"][entry["participants"]]
     column = np.asarray(entry["X"])[:, entry["columns"].index("age")]
@@ -274,6 +274,38 @@ def test_build_design__no_degrees_of_freedom_is_refused() -> None:
     images = [i for i in images_of() if i.participant_id in ("01", "05")]
     with pytest.raises(DesignError, match="2 participants and rank 2 leave 0 degrees of freedom"):
         design(study_of({"formula": "group", "where": "group in [arm, leg]"}), images)
+
+
+@pytest.mark.parametrize(("last", "df"), [("06", 4), ("05", 3), ("03", 2)])
+def test_build_design__random_fields_need_four_error_degrees_of_freedom(last: str, df: int) -> None:
+    images = [i for i in images_of() if i.participant_id <= last]
+    plain: dict[str, Any] = {"formula": "group" if last > "04" else "1"}
+    if df == 4:
+        assert len(design(study_of(plain), images)[0]["coefficients"]["linear"]["participants"]) - 2 == df
+        return
+    with pytest.raises(DesignError) as refused:
+        design(study_of(plain), images)
+    assert str(refused.value) == (
+        "model m, R1map_label-GM: linear: expected at least 4 error degrees of freedom for random fields, found "
+        f"{df}. Use method: permutation, a simpler formula, or more people."
+    )
+    permuted = plain | {"inference": {"method": "permutation"}}
+    assert design(study_of(permuted), images)[0]["coefficients"]["linear"]["rank"] == len(images) / 5 - df
+
+
+@pytest.mark.parametrize("formula", ["group + age", "group + scale(age)", "group * center(age)"])
+def test_build_design__covariate_that_is_the_same_for_everybody_is_refused(formula: str) -> None:
+    with pytest.raises(DesignError, match=r"model m, .*: covariate age is the same for all 12 people fitted \(0\.1\)"):
+        design(study_of({"formula": formula}), table=people_table().assign(age=0.1))
+
+
+def test_build_design__group_of_one_person_is_named() -> None:
+    table = people_table()
+    table.loc[table["participant_id"] == "07", "group"] = "alone"
+    (words,) = design(study_of({"formula": "group"}), table=table)[0]["sentences"]
+    assert words.startswith("group[alone] is one person, participant 07 (linear, quadratic): ")
+    assert design(study_of({"formula": "age"}), table=table)[0]["sentences"] == []
+    assert design(study_of({"formula": "group"}))[0]["sentences"] == []
 
 
 def test_build_design__does_not_depend_on_the_order_of_rows() -> None:

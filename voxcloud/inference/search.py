@@ -36,6 +36,10 @@ ROUGH_FIELD = (
     "Smoothness {fwhm} voxels FWHM, less than {limit:g} on an axis: the field is too rough for the lattice and random "
     "field p-values are inexact. {advice} Smoothing more helps too."
 )
+BEYOND_MASK = (
+    "Smoothness {fwhm} voxels FWHM, wider on an axis than the mask's {extent} voxels: it cannot be estimated from "
+    "these residuals, and random field p-values mean nothing. {advice}"
+)
 LIBERAL_THRESHOLD = (
     "Cluster-forming p < {p:g}, above {limit:g}: cluster p-values from random field theory are too small at such a "
     "threshold. It was accepted on request."
@@ -232,7 +236,15 @@ def random_field_search(
             raise MaskError(f"Region of interest: expected the grid {mask.shape}, found {region.shape}.")
         volume &= region
     threshold = critical_value(cluster_forming_p, df, statistic)
-    field = _Field(df, statistic, threshold, rf.resels(volume, smoothness.fwhm_voxels), smoothness, int(volume.sum()))
+    field = _Field(
+        df,
+        statistic,
+        threshold,
+        rf.resels(volume, smoothness.fwhm_voxels),
+        smoothness,
+        int(volume.sum()),
+        _extent(mask),
+    )
     labels, n = cl.label_clusters(stat3d, volume, threshold)
     elsewhere = mask & ~volume & (np.nan_to_num(stat3d, nan=-inf) > threshold)
     found = _describe(field, stat3d, labels, n, volume, elsewhere, np.asarray(affine, dtype=np.float64), index)
@@ -277,6 +289,7 @@ class _Field:
     resel_counts: Float64
     smoothness: Smoothness
     n_voxels: int
+    mask_extent: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -303,6 +316,12 @@ def _volume_of(values: Float64, index: Int64, mask: Bool) -> Float64:
     volume = np.full(mask.size, np.nan)
     volume[index] = values
     return volume.reshape(mask.shape)
+
+
+def _extent(mask: Bool) -> tuple[int, int, int]:
+    """Return the number of planes from the first to the last voxel of a mask that is not empty, on each axis."""
+    x, y, z = (int(n) + 1 for n in np.ptp(np.argwhere(mask), axis=0))
+    return x, y, z
 
 
 def _describe(
@@ -404,10 +423,12 @@ def _warnings(field: _Field, shown: tuple[Cluster, ...], forming_p: float, nonst
     if denominator_df(field.df) < MIN_DF and field.statistic != "Z":
         notes.append(FEW_DF.format(df=denominator_df(field.df), limit=MIN_DF, advice=advice))
     fwhm = field.smoothness.fwhm_voxels
+    widths = " x ".join(f"{w:.1f}" for w in fwhm)
     if min(fwhm) < MIN_FWHM_VOXELS:
-        notes.append(
-            ROUGH_FIELD.format(fwhm=" x ".join(f"{w:.1f}" for w in fwhm), limit=MIN_FWHM_VOXELS, advice=advice)
-        )
+        notes.append(ROUGH_FIELD.format(fwhm=widths, limit=MIN_FWHM_VOXELS, advice=advice))
+    if any(w > n for w, n in zip(fwhm, field.mask_extent, strict=True)):
+        extent = " x ".join(str(n) for n in field.mask_extent)
+        notes.append(BEYOND_MASK.format(fwhm=widths, extent=extent, advice=advice))
     if forming_p > STRICT_FORMING_P * (1 + 1e-12):
         notes.append(LIBERAL_THRESHOLD.format(p=forming_p, limit=STRICT_FORMING_P))
     ratio, even = field.smoothness.nonstationarity(), field.smoothness.stationary_ratio()

@@ -18,7 +18,8 @@ HIGH_LEVERAGE = 0.5
 def design_diagnostics(design: Design) -> dict[str, Any]:
     """Return the diagnostics of a design as plain numbers and names (JSON).
 
-    Keys: n, columns, rank, rank_deficient, df, formula, factor_levels, covariate_means; ``vif`` per column but the
+    Keys: n, columns, rank, rank_deficient, df, formula, factor_levels, covariate_means; ``alone``, factor, level and
+    participant where a level has one row; ``vif`` per column but the
     intercept, ``1 / (1 - R^2)`` on all other columns (None where it is infinite or the column is constant);
     ``leverage`` per participant, ``diag X (X'X)^- X'`` (per row where a participant has several); ``condition``, the
     ratio of the largest to the smallest singular value above zero of the columns scaled to unit length;
@@ -44,6 +45,7 @@ def design_diagnostics(design: Design) -> dict[str, Any]:
         "formula": design.formula,
         "factor_levels": {f: list(levels) for f, levels in design.factor_levels.items()},
         "covariate_means": dict(design.covariate_means),
+        "alone": [{"factor": f, "level": level, "participant_id": p} for f, level, p in design.alone],
         "rank": design.rank,
         "rank_deficient": design.rank < X.shape[1],
         "df": len(X) - design.rank,

@@ -83,6 +83,7 @@ class Design:
     rank : rank of the matrix.
     factor_levels : levels of each factor, the reference level first.
     covariate_means : what was taken off each numeric covariate, in its own unit.
+    alone : factor, level and participant where a level has one row.
     formula : the formula as it was read.
     """
 
@@ -92,6 +93,7 @@ class Design:
     rank: int
     factor_levels: Mapping[str, tuple[str, ...]]
     covariate_means: Mapping[str, float]
+    alone: tuple[tuple[str, str, str], ...]
     formula: str
     _spec: Any = field(repr=False, compare=False)
 
@@ -178,7 +180,8 @@ def design_matrix(formula: str, table: pd.DataFrame, groups: Mapping[str, Sequen
     FormulaError
         If the formula holds something that is not allowed.
     DesignError
-        If a value is missing, a participant has several rows and no term of its own, or a factor has one level.
+        If a value is missing, a participant has several rows and no term of its own, a covariate is the same for
+        everybody, or a factor has one level.
     """
     if PARTICIPANT not in table.columns:
         raise DesignError("design: expected a column participant_id in the table, found none.")
@@ -201,6 +204,7 @@ def design_matrix(formula: str, table: pd.DataFrame, groups: Mapping[str, Sequen
         else:
             values = column.to_numpy(dtype=np.float64)
             means[name] = math.fsum(values) / len(values)
+            _refuse_constant(name, values)
             data[name] = values - means[name]
     frame = pd.DataFrame(data, index=range(len(rows)))
     built = formulaic.model_matrix(checked.text, frame, na_action="raise", context={})
@@ -211,7 +215,14 @@ def design_matrix(formula: str, table: pd.DataFrame, groups: Mapping[str, Sequen
         raise FormulaError(
             f"formula `{formula}`: expected at least one column, found none. Use `1` for the mean of everybody."
         )
-    return Design(matrix, columns, people, scaled_rank(matrix), levels, means, formula, spec)
+    alone = tuple(
+        (name, level, people[int(np.flatnonzero(data[name] == level)[0])])
+        for name, own in levels.items()
+        if name != PARTICIPANT
+        for level in own
+        if (data[name] == level).sum() == 1
+    )
+    return Design(matrix, columns, people, scaled_rank(matrix), levels, means, alone, formula, spec)
 
 
 def refuse_repeated_rows(participant_ids: Sequence[str]) -> None:
@@ -366,6 +377,14 @@ def _refuse_missing(name: str, column: pd.Series[Any], people: Sequence[str]) ->
             f"'{name}' is missing for participant{'s' if len(missing) > 1 else ''} {', '.join(missing)}; expected a "
             "value for "
             "everybody who is fitted. Add it to the participants table, or leave them out by name."
+        )
+
+
+def _refuse_constant(name: str, values: Floats) -> None:
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():
+        raise DesignError(
+            f"covariate {name} is the same for all {len(values)} people fitted ({values[0]:g}); expected values that "
+            f"differ. Take {name} out of the formula, or let other people enter."
         )
 
 
