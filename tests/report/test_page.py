@@ -97,8 +97,8 @@ def test_write_report__first_page_counts_the_searches(page: str) -> None:
     assert "Interim analysis, look 2: 24 participants" in text
     assert re.search(r"4 searches run", text)
     assert re.search(r"0\.20 false positives to expect at most", text)
-    assert "3 clusters with p(FWE) &lt; .05 in their search" in text
-    assert "2 of them also with p(family) &lt; .05 over all searches" in text
+    assert "3 clusters with p(FWE) ≤ .05 in their search" in text
+    assert "2 of them also with p(family) ≤ .05 over all searches" in text
 
 
 def test_write_report__names_who_was_left_out_and_why(page: str) -> None:
