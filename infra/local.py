@@ -30,6 +30,8 @@ DASK_CONFIG = {
 class DaskEngine:
     """Submits units to a Dask client; ``resources={"memory": bytes}`` keeps a worker from taking too many at once."""
 
+    usable_share = USABLE_MEMORY
+
     def __init__(self, compute: Compute) -> None:
         self.compute = compute
         self.workers = worker_count(compute)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +161,38 @@ def test_validate__ends_with_status_1_and_lists_problems(study: Any, run: Run) -
     status, out, _ = run("validate", "--json", study.file)
     assert status == 1
     assert len(json.loads(out)["problems"]) == 1
+
+
+def test_status__shows_warnings_and_errors_of_a_failed_unit_and_not_its_routine(study: Any, run: Run) -> None:
+    image = study.image("01", "07")
+    image.write_bytes(image.read_bytes()[:60])
+    run("run", study.file, "--engine", "serial")
+    _, out, _ = run("status", study.file)
+    assert "failed  stack-shard/R1map_label-GM/shard-00000" in out
+    assert " INFO " not in out
+    (record,) = (study.output / ".voxcloud/records/stack-shard/R1map_label-GM/shard-00000").iterdir()
+    tree = json.loads(record.read_text())
+    assert [line for line in tree["log_tail"] if " INFO " in line]  # the record keeps them
+    warning = tree["log_tail"][0].replace(" INFO ", " WARNING ")
+    record.write_text(json.dumps(tree | {"log_tail": [*tree["log_tail"], warning]}))
+    _, out, _ = run("status", study.file)
+    assert f"  | {warning}" in out
+
+
+def test_validate__says_that_a_missing_mask_is_named_in_the_study_file(study: Any, run: Run) -> None:
+    study.edit(mask="msk.nii.gz")
+    _, out, _ = run("validate", study.file)
+    assert "msk.nii.gz. Correct the path in the study file." in out
+    assert "images table" not in out
+
+
+def test_validate__shows_two_sizes_of_a_disk_that_differ(study: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=100_000))
+    status, out, _ = run("validate", study.file)
+    found = re.search(r"expected room for (\S+) MB, found (\S+) MB free", out)
+    assert status == 1
+    assert found is not None
+    assert found[1] != found[2] == "0.1"
 
 
 def test_show_outcome__says_a_message_once_and_how_to_go_on(capsys: pytest.CaptureFixture[str]) -> None:

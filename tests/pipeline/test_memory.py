@@ -13,7 +13,7 @@ import yaml
 
 from voxcloud.config.study import Compute
 from voxcloud.errors import PlanError
-from voxcloud.pipeline.engines import make_engine
+from voxcloud.pipeline.engines import make_engine, usable_memory
 from voxcloud.pipeline.run import refuse_shared_outputs, refuse_too_large
 from voxcloud.pipeline.study import RunOptions, plan_study, run_study
 from voxcloud.plan.unit import WorkUnit
@@ -74,6 +74,38 @@ def test_refuse_too_large__names_the_unit_and_both_sizes() -> None:
     units = [unit("small", memory=10**6), unit("large", memory=3 * 10**9)]
     with pytest.raises(PlanError, match=r"fit-block/large: needs 3000 MB, the largest worker has 2000 MB"):
         refuse_too_large(units, 2 * 10**9)
+
+
+def test_refuse_too_large__says_that_a_part_of_a_worker_is_usable() -> None:
+    with pytest.raises(PlanError, match=r"needs 3000 MB, the largest worker has 40 MB \(80% of its 50 MB"):
+        refuse_too_large([unit("large", memory=3 * 10**9)], 40 * 10**6, 0.8)
+
+
+def cgroups(root: Path, lines: str, **limits: str) -> Path:
+    """Write what a system says about control groups: path below sys/fs/cgroup (with / as __) to limit."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(lines)
+    for name, limit in limits.items():
+        path = root / "sys/fs/cgroup" / name.replace("__", "/").replace("--", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(limit + "\n")
+    return root
+
+
+def test_usable_memory__is_the_least_limit_of_all_groups(tmp_path: Path) -> None:
+    physical = usable_memory(tmp_path / "nowhere")
+    assert physical > 10**8
+    limits = {"slurm__memory--max": "90000000", "slurm__step__memory--max": "max"}
+    assert usable_memory(cgroups(tmp_path / "v2", "0::/slurm/step\n", **limits)) == 90_000_000
+    # In a container the path is the host's: what is mounted is the container's own group.
+    inside = cgroups(tmp_path / "inside", "0::/../docker/abc\n", **{"memory--max": "80000000"})
+    assert usable_memory(inside) == 80_000_000
+    v1 = cgroups(
+        tmp_path / "v1", "4:cpu:/\n5:memory:/job\n0::/\n", **{"memory__job__memory--limit_in_bytes": "70000000"}
+    )
+    assert usable_memory(v1) == 70_000_000
+    free = cgroups(tmp_path / "free", "5:memory:/\n", **{"memory__memory--limit_in_bytes": "9223372036854771712"})
+    assert usable_memory(free) == physical
 
 
 def test_run_study__refuses_a_unit_that_no_worker_can_hold_before_the_first_byte(fresh: Any) -> None:

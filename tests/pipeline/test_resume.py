@@ -13,9 +13,10 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
-from voxcloud.errors import CorruptStoreError
-from voxcloud.pipeline.study import run_one_unit, write_study_report
+from voxcloud.errors import CorruptStoreError, PlanError
+from voxcloud.pipeline.study import plan_study, run_one_unit, write_study_report
 
 Flip = Callable[[Path], None]
 
@@ -230,16 +231,38 @@ def test_run__by_another_engine_elsewhere_computes_nothing(finished: Any, monkey
 def test_run__names_results_that_the_study_does_not_ask_for(finished: Any) -> None:
     finished.change_model(name="other")
     outcome = finished.run()
-    assert set(outcome.leftovers) == {
-        "results/model-training",
-        "stats/model-training/R1map_label-GM",
-        "fits/model-training/R1map_label-GM",
-    }
+    assert set(outcome.leftovers) == {"results/model-training", "stats/model-training", "fits/model-training"}
     page = (finished.output / "report.html").read_text()
     assert "model-training" not in page
     assert json.loads((finished.output / "results/summary.json").read_text())["results"] == [
         f"results/model-other/R1map_label-GM__{c}__patients_minus_untrained.json" for c in ("linear", "quadratic")
     ]
+
+
+def test_run__names_files_that_a_renamed_contrast_left_and_no_folder_in_use(finished: Any) -> None:
+    (model,) = yaml.safe_load(finished.file.read_text())["models"]
+    contrasts = model["contrasts"]
+    finished.change_model(contrasts={"renamed": contrasts.pop("patients_minus_untrained"), **contrasts})
+    outcome = finished.run()
+    assert set(outcome.leftovers) == {
+        f"{MAPS}*",
+        MAPS.replace("linear", "quadratic") + "*",
+        *(
+            f"results/model-training/R1map_label-GM__{c}__patients_minus_untrained.json"
+            for c in ("linear", "quadratic")
+        ),
+    }
+    for pattern in outcome.leftovers:  # following the advice loses nothing that is in the report
+        for path in finished.output.glob(pattern):
+            path.unlink()
+    assert finished.run().computed == ()
+
+
+def test_plan__names_the_setting_that_changed_inside_a_nested_one(finished: Any) -> None:
+    (model,) = yaml.safe_load(finished.file.read_text())["models"]
+    assert model.get("inference", {}).get("alpha", 0.05) == 0.05
+    finished.change_model(inference={**model.get("inference", {}), "alpha": 0.01})
+    assert plan_study(finished.file).status[LINEAR].reason == "inference.alpha 0.05 -> 0.01"
 
 
 def test_run__of_a_study_file_copy_that_cannot_be_read_is_refused(finished: Any) -> None:
@@ -262,6 +285,28 @@ def test_run_one_unit__is_done_for_the_next_run(finished: Any, expected: dict[st
     assert answer["state"] == "done"
     assert finished.run().computed == ()
     assert finished.numbers() == expected
+
+
+def test_run_one_unit__of_a_study_that_moved_keeps_the_record_until_it_is_run(finished: Any, tmp_path: Path) -> None:
+    assert finished.run().computed == ()  # its units lie where it lies now
+    moved = finished.copy(tmp_path / "renamed")
+    shutil.rmtree(finished.folder)
+    for key in (SHARD, FIT, LINEAR):
+        with pytest.raises(PlanError, match="so the study moved"):
+            run_one_unit(key, moved.output)
+    assert moved.run().computed == ()
+    assert run_one_unit(SHARD, moved.output)["state"] == "done"
+    assert moved.to_compute() == []
+
+
+def test_run_one_unit__waits_for_a_failed_shard_behind_a_manifest_that_is_done(finished: Any) -> None:
+    shard = finished.output / ".voxcloud/records" / SHARD
+    (record,) = shard.iterdir()
+    tree = json.loads(record.read_text()) | {"state": "failed", "outputs": []}
+    record.with_name(record.name.replace(".done.", ".failed.")).write_text(json.dumps(tree))
+    record.unlink()
+    with pytest.raises(PlanError, match=f"expected {SHARD} to be done, found it failed"):
+        run_one_unit(FIT, finished.output)
 
 
 @pytest.mark.slow

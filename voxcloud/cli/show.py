@@ -18,6 +18,8 @@ from voxcloud.plan.status import STATES, UnitStatus
 # Longer lists are for programs: --json has everything.
 MOST_LINES = 40
 MOST_REASONS = 20
+# Lines of a record's log that tell of nothing wrong: "[unit] date time INFO ..."; the record keeps them.
+_ROUTINE = re.compile(r"\[[^]]*\] \S+ \S+ (DEBUG|INFO) ")
 _BLOCKS = re.compile(r"\S+/block-\d+")
 _MODEL = re.compile(r"model (?P<model>[^,]+)(, (?P<stack>[^,]+))?(, (?P<term>.+))?")
 
@@ -224,7 +226,8 @@ def show_status(planned: PlannedStudy, *, as_json: bool, study: Path) -> None:
     for s in failed:
         say(f"\nfailed  {s.unit.key}\n  {s.reason}")
         for line in s.record.log_tail if s.record is not None else ():
-            say(f"  | {line}")
+            if not _ROUTINE.match(line):
+                say(f"  | {line}")
         say(f"  run it alone: {(s.error or {}).get('rerun', '')}")
     total = planned.counts["all"]
     say(f"\nStudy {planned.plan.loaded.study.name}: {total['done']} of {sum(total.values())} units are done.")
@@ -256,7 +259,7 @@ def show_outcome(outcome: StudyOutcome, study: Path) -> int:
     if outcome.leftovers:
         say(
             f"Results that this study file does not ask for any more: {some(outcome.leftovers, 5)}\n"
-            "  They are not in the report; delete the folders if you do not want them."
+            "  They are not in the report; delete them if you do not want them."
         )
     if outcome.report is not None:
         against = against_truth(outcome.report.parent)

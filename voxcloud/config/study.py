@@ -317,11 +317,18 @@ class Compute(Part):
     engine: str = Field(
         "local", description="serial, threads, local (worker processes), address, or an installed engine."
     )
-    workers: int | Literal["auto"] = Field("auto", description="Number of workers; auto: one per core.")
+    workers: int | Literal["auto"] = Field("auto", description="Number of workers, at least 1; auto: one per core.")
     memory_per_worker: str | Literal["auto"] = Field(
         "auto", description='e.g. "4 GB"; auto: this machine\'s memory shared out.'
     )
     address: str | None = Field(None, description="engine address: the scheduler, e.g. tls://host:8786.")
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, workers: int | Literal["auto"]) -> int | Literal["auto"]:
+        if workers != "auto" and workers < 1:
+            raise ValueError(f"expected 1 or more, found {workers}")
+        return workers
 
 
 class Study(Part):

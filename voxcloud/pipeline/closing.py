@@ -18,6 +18,7 @@ from voxcloud.plan.closing import closing_units
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.store import Store
 
+MAP_ENDS = "_stat-"
 RESULT_FOLDERS = ("results", "stats", "fits")
 
 
@@ -72,15 +73,29 @@ def write_run_info(plan: StudyPlan, store: Store, total: RunOutcome, seconds: fl
 
 
 def leftovers(plan: StudyPlan, store: Store) -> tuple[str, ...]:
-    """Return the folders that hold results of earlier runs which this study file does not ask for any more."""
+    """Return what earlier runs left that this study file does not ask for any more.
+
+    A folder where nothing of the plan lies in it, else the files, a contrast's maps as one pattern.
+    """
     planned = {path for unit in plan.units for path in unit.outputs}
     planned |= {design_path(design["model"]) for design in plan.designs.values()}
+    kept = {folder for path in planned for folder in _folders(path)}
+    maps = {path.partition(MAP_ENDS)[0] for path in planned}
     found: dict[str, None] = {}
     for folder in RESULT_FOLDERS:
         for path in store.list(folder):
-            if path not in planned and path.count("/") > 1:
-                found["/".join(path.split("/")[: 2 if folder == "results" else 3])] = None
+            if path in planned or path.count("/") < 2:
+                continue
+            unasked = next((f for f in _folders(path) if "/" in f and f not in kept), path)
+            stem, ends, _ = unasked.partition(MAP_ENDS)
+            found[f"{stem}{ends}*" if ends and stem not in maps else unasked] = None
     return tuple(found)
+
+
+def _folders(path: str) -> list[str]:
+    """Return the folders in which a path lies, the outermost first."""
+    parts = path.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
 def design_path(model: str) -> str:

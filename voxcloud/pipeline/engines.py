@@ -6,15 +6,18 @@ Dask engines live in ``infra`` and are found by the entry-point group ``voxcloud
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, Protocol
 
 from voxcloud.config.study import Compute
 from voxcloud.errors import PlanError, nearest
 
 GIB = 1024**3
+# The rest is left to the system and to everything else that runs.
+AUTO_SHARE = 0.8
 
 
 class Engine(Protocol):
@@ -76,6 +79,11 @@ class ThreadsEngine:
         return self._pool.submit(function, *args)
 
 
+def usable_share(engine: Engine) -> float:
+    """Return which part of a worker's memory a unit may use; an engine that does not say gives all that was asked."""
+    return float(getattr(engine, "usable_share", 1.0))
+
+
 BUILT_IN: dict[str, Callable[[Compute], Engine]] = {"serial": SerialEngine, "threads": ThreadsEngine}
 
 
@@ -108,11 +116,51 @@ def worker_count(compute: Compute) -> int:
 
 
 def memory_per_worker(compute: Compute, workers: int) -> int:
-    """Return bytes per worker; auto shares 80 % of this machine's memory."""
+    """Return bytes per worker; auto shares 80 % of the memory that this process may use."""
     if compute.memory_per_worker != "auto":
         return parse_bytes(compute.memory_per_worker)
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    return int(0.8 * pages * size / workers)
+    return int(AUTO_SHARE * usable_memory() / workers)
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """Return the machine's memory in bytes, or the limit of a container or queue system if that is less.
+
+    Parameters
+    ----------
+    root
+        Where ``proc`` and ``sys`` lie.
+    """
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([physical, *_cgroup_limits(root)])
+
+
+def _cgroup_limits(root: Path) -> Iterator[int]:
+    """Yield the memory limits of the control groups that this process is in; each may have one, and all hold.
+
+    Inside a container the group's path is often that of the host and does not exist here: then the mount's own root is
+    the container's.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0" and not controllers:
+            base, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        parts = [part for part in group.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            try:
+                limit = int(base.joinpath(*parts[:depth], name).read_text(encoding="ascii"))
+            except (OSError, ValueError):  # no such group here, or "max": no limit
+                continue
+            if limit > 0:
+                yield limit
 
 
 def parse_bytes(text: str) -> int:

@@ -107,7 +107,7 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
                 peak_mem=process_peak(),
                 host=socket.gethostname(),
                 versions=versions(),
-                result=result | {"parts": unit.parts},
+                result=result | {"parts": unit.parts, "nested": unit.nested},
                 error=error,
                 log_tail=tuple(tail),
             ),

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from voxcloud.errors import LeaseLostError, PlanError
-from voxcloud.pipeline.engines import Engine
+from voxcloud.pipeline.engines import Engine, usable_share
 from voxcloud.pipeline.events import Event, Listener
 from voxcloud.pipeline.execute import execute_ref
 from voxcloud.plan.unit import STAGES, WorkUnit
@@ -89,18 +89,29 @@ def run_units(
     LeaseLostError
         If another run took the study over.
     """
-    refuse_too_large(units, engine.memory_per_worker)
+    refuse_too_large(units, engine.memory_per_worker, usable_share(engine))
     refuse_shared_outputs(units)
     return _Loop(units, store_url, engine, lease, emit, execute).run()
 
 
-def refuse_too_large(units: Sequence[WorkUnit], memory_per_worker: int) -> None:
-    """Refuse a plan with a unit that no worker can hold: Dask would leave it waiting without a word."""
+def refuse_too_large(units: Sequence[WorkUnit], memory_per_worker: int, share: float = 1.0) -> None:
+    """Refuse a plan with a unit that no worker can hold: Dask would leave it waiting without a word.
+
+    Parameters
+    ----------
+    units
+        The units to compute.
+    memory_per_worker
+        Bytes that a unit may use on the largest worker.
+    share
+        The part of the worker's whole memory that this is.
+    """
+    whole = f" ({share:.0%} of its {memory_per_worker / share / 1e6:.0f} MB; the rest is the interpreter's)"
     for unit in units:
         if unit.projected_mem > memory_per_worker:
             raise PlanError(
                 f"{unit.key}: needs {unit.projected_mem / 1e6:.0f} MB, the largest worker has "
-                f"{memory_per_worker / 1e6:.0f} MB. "
+                f"{memory_per_worker / 1e6:.0f} MB{whole if share < 1 else ''}. "
                 "Set compute.memory_per_worker higher or use fewer workers."
             )
 

@@ -14,11 +14,13 @@ from typing import Any
 
 from voxcloud.bids.derivatives import BIDSIGNORE, dataset_description
 from voxcloud.config.load import LoadedStudy, load_study
-from voxcloud.errors import CorruptStoreError, PlanError, StudyFileError
+from voxcloud.errors import PlanError, StudyFileError
 from voxcloud.pipeline.closing import close_plan, design_path, leftovers, summary_fingerprint, write_run_info
-from voxcloud.pipeline.engines import Engine, make_engine
+from voxcloud.pipeline.engines import Engine, make_engine, usable_share
 from voxcloud.pipeline.events import Event, Listener
-from voxcloud.pipeline.execute import execute, unit_path
+from voxcloud.pipeline.execute import execute
+from voxcloud.pipeline.output import STUDY_COPY, open_output, refuse_over_images
+from voxcloud.pipeline.planned import planned_unit, refuse_moved, with_upstream, write_units
 from voxcloud.pipeline.run import RunOutcome, refuse_shared_outputs, refuse_too_large, run_units
 from voxcloud.plan.build import BadImages, StudyPlan, build_plan
 from voxcloud.plan.paths import DESIGNS_PREFIX
@@ -31,7 +33,6 @@ from voxcloud.version import __version__
 
 LOG = logging.getLogger(__name__)
 
-STUDY_COPY = "study.json"
 STACK_STEPS = ("stack-shard", "stack-manifest")
 TEMPLATE_STEPS = ("fit-template",)
 CLOSING_STEPS = ("summary", "report")
@@ -97,26 +98,6 @@ def load(path: Path | str, options: RunOptions | None = None) -> LoadedStudy:
     return LoadedStudy(study.model_copy(update=changes), loaded.path)
 
 
-def open_output(loaded: LoadedStudy) -> Store:
-    """Open the study's output and refuse the folder of another study."""
-    store = open_store(loaded.resolve(loaded.study.output))
-    if store.exists(STUDY_COPY):
-        try:
-            other = json.loads(store.read_bytes(STUDY_COPY))["name"]
-        except (ValueError, KeyError, TypeError):
-            raise CorruptStoreError(
-                f"{store.url}/{STUDY_COPY}: expected the study file of the last run, found something that cannot be "
-                f"read. Delete it if this is the folder of study '{loaded.study.name}', and run the study again."
-            ) from None
-        if other != loaded.study.name:
-            raise StudyFileError(
-                f"output {store.url}: expected the folder of study '{loaded.study.name}' or an empty one, found "
-                f"study '{other}'. "
-                "Name another output folder."
-            )
-    return store
-
-
 def plan_study(path: Path | str, options: RunOptions | None = None) -> PlannedStudy:
     """Plan a study and derive the state of every unit; writes nothing."""
     start = time.monotonic()
@@ -138,6 +119,7 @@ class _Planner:
         self.loaded, self.store, self.recompute = loaded, store, recompute
         self.bad: BadImages = {}
         self.plan = build_plan(loaded, store, self.bad)
+        refuse_over_images(loaded, self.plan.cohort)
 
     def look(
         self, run_id: str = "", failed: Mapping[str, str] | None = None
@@ -178,10 +160,12 @@ class _Run:
 
     def run(self) -> Path | None:
         """Compute what is not done, part by part, and return the report's path."""
-        refuse_too_large([s.unit for s in self.status.values() if s.to_compute], self.engine.memory_per_worker)
+        todo = [s.unit for s in self.status.values() if s.to_compute]
+        refuse_too_large(todo, self.engine.memory_per_worker, usable_share(self.engine))
         refuse_shared_outputs(self.plan.units)
         _write_study(self.planner.loaded, self.store)
         _write_designs(self.plan, self.store)
+        write_units(self.store, self.plan.units, every=False)
         self._announce()
         for steps in PARTS:
             # Shards that came out with other bytes than the manifest names make it stale, once.
@@ -216,8 +200,7 @@ class _Run:
         return kept
 
     def _compute(self, units: Sequence[WorkUnit]) -> None:
-        for unit in units:
-            self.store.write_bytes(unit_path(unit.key), unit.to_json().encode())
+        write_units(self.store, units, every=True)
         self.total.add(run_units(units, self.store.url, self.engine, lease=self.lease, emit=self.emit))
 
     def _announce(self) -> None:
@@ -275,7 +258,7 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
         total.failed,
         total.unavailable,
         plan.problems,
-        len(set(before) - set(total.computed)),
+        len(set(before) - {*total.computed, *total.unavailable}),
         time.monotonic() - start,
         total.cpu_s,
         store.url,
@@ -388,27 +371,22 @@ def run_one_unit(key: str, output: Path | str) -> dict[str, Any]:
     Raises
     ------
     PlanError
-        If no such unit was planned, or one that it waits for is not done.
+        If no such unit was planned, one that it waits for is not done, or the study moved.
     LeaseHeldError
         If a run works on the study.
     """
     store = open_store(str(output))
-    if not store.exists(unit_path(key)):
-        raise PlanError(
-            f"{output}: no unit {key} was planned here. Give the study's output folder with --output, and a key "
-            "that status prints."
-        )
+    unit = planned_unit(store, key)
     with acquire(store, uuid.uuid4().hex[:12]) as lease:
-        unit = _planned_unit(store, key)
-        upstream = derive_status([_planned_unit(store, up) for up in unit.upstream], store, run_id=lease.run_id)
-        for up, found in upstream.items():
+        before = with_upstream(store, unit)
+        # Whether outputs still have their digests is looked at where the unit itself reads: a whole study takes long.
+        states = derive_status(before, store, verify=False, run_id=lease.run_id)
+        near = [up for up in before if up.key in unit.upstream]
+        for up, found in (states | derive_status(near, store, run_id=lease.run_id)).items():
             if found.state != "done":
                 raise PlanError(
                     f"{key}: expected {up} to be done, found it {found.state} ({found.reason}). Run it first: voxcloud "
                     f"unit run {up} --output {output}; or the whole study, which computes what is missing."
                 )
+        refuse_moved(unit, store)
         return execute(unit, store, lease.run_id)
-
-
-def _planned_unit(store: Store, key: str) -> WorkUnit:
-    return WorkUnit.from_json(store.read_bytes(unit_path(key)))

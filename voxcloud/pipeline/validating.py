@@ -12,16 +12,17 @@ from typing import TypeVar
 import pandas as pd
 
 from voxcloud.bids.atlas import load_atlas
-from voxcloud.bids.images import MaskGrid, load_mask, read_header
+from voxcloud.bids.images import MaskGrid, read_header
 from voxcloud.bids.nifti import check_complete, open_nifti
 from voxcloud.bids.tables import Cohort
 from voxcloud.config.load import LoadedStudy
 from voxcloud.errors import ImageError, PlanError, VoxcloudError
-from voxcloud.pipeline.engines import make_engine
+from voxcloud.pipeline.engines import make_engine, usable_share
+from voxcloud.pipeline.output import open_output, refuse_over_images
 from voxcloud.pipeline.run import refuse_too_large
 from voxcloud.pipeline.stacking import read_checked
-from voxcloud.pipeline.study import load, open_output
-from voxcloud.plan.build import StudyPlan, build_plan, check_volumes, read_cohort
+from voxcloud.pipeline.study import load
+from voxcloud.plan.build import StudyPlan, build_plan, check_volumes, read_cohort, read_mask
 from voxcloud.plan.selection import LeftOut
 from voxcloud.plan.status import derive_status
 from voxcloud.schema import stack_name
@@ -64,7 +65,7 @@ def validate_study(path: Path | str) -> Validation:
     loaded = findings.of(lambda: load(path))
     if loaded is not None:
         cohort = findings.of(lambda: read_cohort(loaded))
-        grid = findings.of(lambda: load_mask(loaded.resolve(loaded.study.mask)))
+        grid = findings.of(lambda: read_mask(loaded, loaded.study.mask))
         if grid is not None:
             findings.problems += check_volumes(loaded, grid)
         if loaded.study.atlas is not None:
@@ -74,6 +75,8 @@ def validate_study(path: Path | str) -> Validation:
             bad = list(_bad_images(cohort, grid))
             (findings.warnings if loaded.study.on_bad_image == "exclude" else findings.problems).extend(bad)
         store = findings.of(lambda: open_output(loaded))
+        if cohort is not None and store is not None:
+            findings.of(lambda: refuse_over_images(loaded, cohort))
         if store is not None and cohort is not None and grid is not None:
             plan = findings.of(lambda: build_plan(loaded, store, {}))
             if plan is not None:
@@ -115,7 +118,7 @@ def _look_at_plan(loaded: LoadedStudy, store: Store, plan: StudyPlan, findings: 
     findings.left_out = plan.left_out
     engine = findings.of(lambda: make_engine(loaded.study.compute))
     if engine is not None:
-        findings.of(lambda: refuse_too_large(plan.units, engine.memory_per_worker))
+        findings.of(lambda: refuse_too_large(plan.units, engine.memory_per_worker, usable_share(engine)))
     findings.of(lambda: _check_room(store, plan))
 
 
@@ -133,6 +136,12 @@ def _check_room(store: Store, plan: StudyPlan) -> None:
     need, have = sum(unit.bytes_written for unit in todo), shutil.disk_usage(folder).free
     if need > have:
         raise PlanError(
-            f"output {store.url}: expected room for {need / 1e6:,.0f} MB, found {have / 1e6:,.0f} MB free on its disk. "
-            "Make room or name another folder."
+            f"output {store.url}: expected room for {_megabytes(need, have)}, found {_megabytes(have, need)} free on "
+            "its disk. Make room or name another folder."
         )
+
+
+def _megabytes(count: int, other: int) -> str:
+    """Return a size with so many digits that it differs from the other one's."""
+    digits = next((n for n in range(6) if f"{count / 1e6:.{n}f}" != f"{other / 1e6:.{n}f}"), 6)
+    return f"{count / 1e6:,.{digits}f} MB"

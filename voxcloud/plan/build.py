@@ -118,6 +118,20 @@ def read_cohort(loaded: LoadedStudy) -> Cohort:
     return build_cohort(images, participants, sessions)
 
 
+def read_mask(loaded: LoadedStudy, path: str, key: str = "mask") -> MaskGrid:
+    """Read a mask that the study file names, by default the study's own.
+
+    Raises
+    ------
+    MaskError, ImageError
+        If there is no such file, or it is no mask.
+    """
+    place = loaded.resolve(path)
+    if not Path(place).exists():
+        raise MaskError(f"{key}: expected a NIfTI mask, found no file at {place}. Correct the path in the study file.")
+    return load_mask(place)
+
+
 def check_volumes(loaded: LoadedStudy, grid: MaskGrid) -> list[str]:
     """Return what is wrong with the search volumes and the other files that the study file names."""
     study = loaded.study
@@ -125,7 +139,7 @@ def check_volumes(loaded: LoadedStudy, grid: MaskGrid) -> list[str]:
     for name, volume in study.search_volumes.items():
         path = loaded.resolve(volume.path)
         try:
-            inside = load_mask(path)
+            inside = read_mask(loaded, path, "path")
             read_header(path).check_grid(grid)
             if inside.shape != grid.shape or not np.allclose(inside.affine, grid.affine, atol=1e-3):
                 raise MaskError(
@@ -168,7 +182,7 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
     """
     study = loaded.study
     cohort = read_cohort(loaded)
-    grid = load_mask(loaded.resolve(study.mask))
+    grid = read_mask(loaded, study.mask)
     wrong = check_volumes(loaded, grid)
     if wrong:
         raise StudyFileError(*wrong)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from voxcloud.plan.unit import STAGES, WorkUnit
+from voxcloud.plan.unit import DIGEST_MARK, STAGES, WorkUnit
 from voxcloud.storage.lease import read_lease
 from voxcloud.storage.records import Record, list_records, outputs_match, read_record
 from voxcloud.storage.store import Store
 
 State = Literal["unavailable", "waiting", "running", "done", "failed", "stale"]
+# Longer values are not printed.
+MOST_SHOWN = 120
 STATES: tuple[State, ...] = ("unavailable", "waiting", "running", "done", "failed", "stale")
 
 
@@ -97,13 +100,22 @@ def _state_of(
 
 
 def _spread(units: Sequence[WorkUnit], found: dict[str, UnitStatus]) -> dict[str, UnitStatus]:
-    """Mark what waits for a failed unit as unavailable."""
+    """Mark what waits for a failed unit as unavailable, also what was done before that unit failed.
+
+    A unit that is done would else hide the failed one from what reads both: a fit names the manifest of its stack, and
+    reads the shards.
+    """
     for unit in units:
         own = found[unit.key]
         for up in unit.upstream:
             before = found.get(up)
-            if before is not None and before.state in ("failed", "unavailable") and own.state in ("waiting", "stale"):
-                found[unit.key] = own = UnitStatus(unit, "unavailable", f"waits for {up}")
+            if (
+                before is not None
+                and before.state in ("failed", "unavailable")
+                and own.state not in ("failed", "running")
+            ):
+                found[unit.key] = UnitStatus(unit, "unavailable", f"waits for {up}", record=own.record)
+                break
     return found
 
 
@@ -113,11 +125,17 @@ def changed_parts(unit: WorkUnit, record: Record | None) -> str:
         return "its record cannot be read"
     before: Mapping[str, str] = record.result.get("parts", {})
     now = unit.parts
-    words = [
-        f"{name}: {before[name]} -> {now[name]}"
-        for name in now
-        if name in before and before[name] != now[name] and not name.startswith("input ")
-    ]
+    nested: Mapping[str, Any] = record.result.get("nested", {})
+    words: list[str] = []
+    for name in now:
+        if name in before and before[name] != now[name] and not name.startswith("input "):
+            setting = name.removeprefix("setting ")
+            if setting in nested and setting in unit.nested:
+                words += _differences(setting, nested[setting], unit.nested[setting])
+            elif now[name].startswith(DIGEST_MARK):
+                words.append(f"{name} changed")
+            else:
+                words.append(f"{name}: {before[name]} -> {now[name]}")
     words += [
         f"{name.removeprefix('input ')} changed"
         for name in now
@@ -127,6 +145,21 @@ def changed_parts(unit: WorkUnit, record: Record | None) -> str:
         f"{name} is gone" for name in before if name not in now
     ]
     return "; ".join(words) or f"last attempt {record.state}"
+
+
+def _differences(name: str, before: Any, now: Any) -> list[str]:
+    """Return what differs between two values of a setting, key by key, e.g. ``inference.alpha 0.05 -> 0.01``."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        return [
+            text
+            for key in dict.fromkeys([*before, *now])
+            for text in _differences(f"{name}.{key}", before.get(key), now.get(key))
+        ]
+    # What a record kept went through JSON: a tuple came back as a list.
+    old, new = json.dumps(before, sort_keys=True), json.dumps(now, sort_keys=True)
+    if old == new:
+        return []
+    return [f"{name} {old} -> {new}" if len(old) + len(new) <= MOST_SHOWN else f"{name} changed"]
 
 
 def count_states(found: Mapping[str, UnitStatus]) -> dict[str, dict[str, int]]:

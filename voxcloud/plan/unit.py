@@ -29,6 +29,8 @@ STEP_VERSIONS: dict[str, int] = {
     "report": 1,
 }
 
+DIGEST_MARK = "sha256:"
+
 # Order of the stages on the screen; a unit starts when its own upstream units are done, not when a stage ends.
 STAGES: tuple[str, ...] = tuple(STEP_VERSIONS)
 
@@ -84,6 +86,11 @@ class WorkUnit:
         return parts
 
     @property
+    def nested(self) -> dict[str, Any]:
+        """The settings that the parts hold only as a digest: a record keeps them, to say later what changed in them."""
+        return {k: v for k, v in self.params.items() if short_digest(v).startswith(DIGEST_MARK)}
+
+    @property
     def fingerprint(self) -> str:
         """Sha256 over the parts: equal fingerprints mean equal outputs."""
         return digest_json({"step": self.step, "name": self.name, "parts": self.parts})
@@ -115,4 +122,4 @@ def digest_json(value: Any) -> str:
 def short_digest(value: Any) -> str:
     """Return the value itself where it is short enough to read, else a digest of it."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return text if len(text) <= 60 else f"sha256:{digest_json(value)[:16]}"
+    return text if len(text) <= 60 else f"{DIGEST_MARK}{digest_json(value)[:16]}"

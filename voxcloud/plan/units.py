@@ -201,6 +201,8 @@ def model_units(
         params=base | {"unit_voxels": unit_voxels(design), "residual_images": MAX_RESIDUAL_IMAGES},
         inputs={"design": digest, "mask": context.mask_digest},
         places=context.places(),
+        # It reads no image, but takes the place of the fits of another design: not before those can be made anew.
+        upstream=tuple(f"stack-manifest/{s.name}" for s in (stack, tissue) if s is not None),
         outputs=tuple(f"{fit_prefix(model.name, stack.name)}/{p}" for p in fit_documents(design)),
         projected_mem=SLACK_BYTES,
         expected_s=0.05,
