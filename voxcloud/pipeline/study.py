@@ -165,7 +165,8 @@ class _Run:
         refuse_shared_outputs(self.plan.units)
         _write_study(self.planner.loaded, self.store)
         _write_designs(self.plan, self.store)
-        write_units(self.store, self.plan.units, every=False)
+        # The others are written when they are computed.
+        write_units(self.store, [s.unit for s in self.status.values() if not s.to_compute], every=False)
         self._announce()
         for steps in PARTS:
             # Shards that came out with other bytes than the manifest names make it stale, once.
