@@ -20,6 +20,7 @@ from voxcloud.errors import DesignError, MaskError, PlanError, StudyFileError, T
 from voxcloud.plan import units as make
 from voxcloud.plan.closing import behaviour_unit
 from voxcloud.plan.design import build_design
+from voxcloud.plan.oversights import oversights, unasked
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
 from voxcloud.plan.selection import ImageRef, LeftOut, Selection, select
 from voxcloud.plan.unit import WorkUnit, digest_json
@@ -194,6 +195,7 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
     if study.on_bad_image == "exclude":
         bad_images = absent | dict(bad_images)
     left_out = [LeftOut(i.participant_id, i.session_id, i.what, i.reason) for i in cohort.left_out]
+    left_out += unasked(study, participants)
     left_out += [
         LeftOut(p, s, stack.name, bad_images[(p, s, d)])
         for stack in stacks.values()
@@ -224,7 +226,12 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         searches=searches["study"],
         problems=problems.sentences(),
         missing_files=() if study.on_bad_image == "exclude" else tuple(absent.values()),
-        warnings=(*cohort.warnings, *_visit_means(loaded, cohort), *signatures.warnings()),
+        warnings=(
+            *cohort.warnings,
+            *_visit_means(loaded, cohort),
+            *signatures.warnings(),
+            *oversights(study, stacks.values(), participants),
+        ),
         by_key={unit.key: unit for unit in units},
     )
 
