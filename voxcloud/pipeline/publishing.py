@@ -76,8 +76,8 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     alphas = [search["alpha"] for _, search in searches]
     smallest = [search["p_fwe_min"] for _, search in searches]
     keys = [_search_key(tree, search) for tree, search in searches]
-    adjusted = adjust_over_family(dict(zip(keys, smallest, strict=True)))
-    significant = [c for _, s in searches for c in s["clusters"] if c["significant"]]
+    adjusted = _adjusted(dict(zip(keys, smallest, strict=True)), unit.params["family"])
+    significant = [(c, s["alpha"]) for _, s in searches for c in s["clusters"] if c["significant"]]
     stacks = _stacks(store, info)
     tree = {
         "schema": RESULT_SCHEMA,
@@ -90,8 +90,8 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
         "alpha": max(alphas, default=0.05),
         "expected_false_positives": float(expected_false_positives(alphas)),
         "significant_clusters": len(significant),
-        "significant_family": sum(c["p_family"] < 0.05 for c in significant),
-        "flagged_clusters": sum(bool(c.get("influence", {}).get("flagged")) for c in significant),
+        "significant_family": sum(c["p_family"] <= alpha for c, alpha in significant),
+        "flagged_clusters": sum(bool(c.get("influence", {}).get("flagged")) for c, _ in significant),
         "holm": [
             {
                 "model": t["model"],
@@ -126,6 +126,15 @@ def summary(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     }
     store.write_bytes("results/cohort.json", json.dumps(cohort, allow_nan=False).encode())
     return {"searches": len(searches), "significant": len(significant)}
+
+
+def _adjusted(smallest: Mapping[SearchKey, float], family: str) -> dict[SearchKey, float]:
+    """Return Holm's p of each search within the family that the study names: the study, its model, or itself alone."""
+    families: dict[str, dict[SearchKey, float]] = {}
+    for key, p in smallest.items():
+        own = {"all": "", "model": key.model, "none": str(key)}[family]
+        families.setdefault(own, {})[key] = p
+    return {key: p for searches in families.values() for key, p in adjust_over_family(searches).items()}
 
 
 def _search_key(tree: Mapping[str, Any], search: Mapping[str, Any]) -> SearchKey:

@@ -25,7 +25,7 @@ STEP_VERSIONS: dict[str, int] = {
     "smoothness": 2,
     "inference": 2,
     "behaviour": 2,
-    "summary": 1,
+    "summary": 2,
     "report": 1,
 }
 
