@@ -107,7 +107,7 @@ def test_read_sessions__with_dates_only_an_unclear_baseline_is_refused(tmp_path:
 
 
 def test_read_sessions__refuses_what_is_no_date(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match=r"sub-01_ses-1: acq_time expects a date such as .*, found '1\.3\.2020'"):
+    with pytest.raises(TableError, match=r"sub-01_ses-1: acq_time expects a date as YYYY-MM-DD .*'1\.3\.2020'"):
         read_sessions(write(tmp_path, "s.tsv", "participant_id|session_id|acq_time\n01|1|1.3.2020\n"))
 
 
@@ -202,6 +202,66 @@ def test_build_cohort__refuses_an_image_of_an_unknown_participant(tmp_path: Path
         cohort(tmp_path, images=IMAGES + "03|1|R1map|GM|c.nii|n/a\n")
 
 
+@pytest.mark.parametrize(
+    ("cells", "extent"),
+    [
+        (["1.3.2020", "8.3.2020", "15.3.2020"], "the whole column is affected"),
+        (["2020-03-01", "8.3.2020", "15.3.2020"], "2 of its 3 cells are affected"),
+    ],
+)
+def test_read_sessions__says_how_much_of_a_column_of_dates_is_wrong(
+    tmp_path: Path, cells: list[str], extent: str
+) -> None:
+    rows = "".join(f"01|{k}|{cell}\n" for k, cell in enumerate(cells))
+    with pytest.raises(TableError) as caught:
+        read_sessions(write(tmp_path, "s.tsv", f"participant_id|session_id|acq_time\n{rows}"))
+    (problem,) = caught.value.problems
+    assert extent in problem
+    assert "Write the dates as YYYY-MM-DD" in problem
+
+
+def test_read_images__backslashes_are_one_problem_that_names_the_slash(tmp_path: Path) -> None:
+    rows = "".join(f"{k:02d}|FA|sub-{k:02d}\\FA.nii\n" for k in range(1, 31))
+    with pytest.raises(TableError) as caught:
+        read_images(write(tmp_path, "images.tsv", f"participant_id|map|path\n{rows}"))
+    (problem,) = caught.value.problems
+    assert "sub-01, " in problem
+    assert "and 22 more" in problem
+    assert "Write '/' in place of '\\' (first: sub-01\\FA.nii)" in problem
+
+
+def many(count: int, zeros: bool = True) -> tuple[str, str, str]:
+    """Return tables of participants, sessions and images of many people."""
+    names = [f"{k:02d}" for k in range(1, count + 1)]
+    people = "".join(f"{name if zeros else name.lstrip('0')}|patients|40\n" for name in names)
+    days = "".join(f"{name}|1|n/a\n" for name in names)
+    images = "".join(f"{name}|1|FA||{name}.nii|n/a\n" for name in names)
+    return (
+        f"participant_id|group|age\n{people}",
+        f"participant_id|session_id|day\n{days}",
+        f"participant_id|session_id|map|label|path|volume\n{images}",
+    )
+
+
+def test_build_cohort__rows_without_a_day_are_one_problem(tmp_path: Path) -> None:
+    participants, sessions, images = many(31)
+    with pytest.raises(TableError) as caught:
+        cohort(tmp_path, participants=participants, sessions=sessions, images=images)
+    (problem,) = caught.value.problems
+    assert problem.startswith("sub-01_ses-1, sub-02_ses-1, sub-03_ses-1 and 28 more: have images (e.g. ")
+    assert "found a row without a day. Fill in the day" in problem
+    assert "Did you mean" not in problem
+
+
+def test_build_cohort__lost_zeros_of_many_are_one_problem(tmp_path: Path) -> None:
+    participants, _, images = many(9, zeros=False)
+    with pytest.raises(TableError) as caught:
+        cohort(tmp_path, participants=participants, sessions=None, images=images)
+    (problem,) = caught.value.problems
+    assert problem.startswith("sub-01_ses-1, sub-02_ses-1, sub-03_ses-1 and 6 more: ")
+    assert "It has sub-1 for sub-01: a spreadsheet may have removed leading zeros. Add the rows" in problem
+
+
 def test_build_cohort__recognises_lost_zeros(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="It has sub-01: a spreadsheet may have removed leading zeros"):
         cohort(tmp_path, images=IMAGES.replace("sub-01", "1"))
@@ -212,7 +272,7 @@ def test_build_cohort__recognises_lost_zeros(tmp_path: Path) -> None:
     [
         ("sub-01|ses-2|28\n", "", r"sub-01_ses-2: has images \(.*b\.nii\.gz\), .*found the sessions 1\."),
         ("sub-01|ses-2|28\n", "sub-01|ses-2|n/a\n", "sub-01_ses-2: .*found a row without a day"),
-        ("sub-02|ses-1|0\nsub-02|ses-2|27\n", "", "sub-02_ses-1: .*found no session of this participant"),
+        ("sub-02|ses-1|0\nsub-02|ses-2|27\n", "", "sub-02_ses-1, sub-02_ses-2: .*found no session of this participant"),
     ],
 )
 def test_build_cohort__refuses_an_image_without_a_day(tmp_path: Path, old: str, new: str, words: str) -> None:

@@ -101,8 +101,7 @@ def test_read_cohort__tells_of_every_row_without_a_partner(folder: Path) -> None
     with pytest.raises(TableError) as caught:
         read_cohort(load_study(folder / "study.yaml"))
     assert [p.split(":")[0] for p in caught.value.problems] == [
-        "sub-01_ses-day00",
-        "sub-05_ses-day00",
+        "sub-01_ses-day00, sub-05_ses-day00",
         "sub-02_ses-day07",
     ]
 

@@ -26,6 +26,7 @@ IMAGE_KEYS = ("map", "label", "participant_id", "session_id")
 SESSION_COLUMNS = ("participant_id", "session_id", "day", "acq_time")
 NO_IMAGE = "is in the participants table but has no image"
 NO_IMAGE_IN_SESSION = "the session is in the sessions table but has no image"
+BACKSLASH = "path expects folders separated by '/', found '\\'. Write '/' in place of '\\'"
 NO_PARTICIPANT = "the session's participant is not in the participants table and has no image"
 
 # Scanning late in the evening or an hour earlier does not make another day.
@@ -225,10 +226,9 @@ def _sessions_of_folder(folder: Path) -> pd.DataFrame:
 
 
 def _days_from_dates(table: pd.DataFrame, source: str, baseline: str | None) -> pd.DataFrame:
-    dates: dict[tuple[str, str], datetime.date] = {}
-    for participant, session, cell in table[["participant_id", "session_id", "acq_time"]].itertuples(index=False):
-        if cell is not None:
-            dates[participant, session] = _date(cell, f"{source}: {_who(participant, session)}")
+    rows = list(table[["participant_id", "session_id", "acq_time"]].itertuples(index=False, name=None))
+    found = _dates([(_who(p, s), cell) for p, s, cell in rows if cell is not None], source)
+    dates = {(p, s): found[cell] for p, s, cell in rows if cell is not None}
     label = baseline.removeprefix("ses-") if baseline is not None else _first_session(dates, source)
     lost = {p for p in table["participant_id"] if (p, label) not in dates}
     if lost:
@@ -244,13 +244,27 @@ def _days_from_dates(table: pd.DataFrame, source: str, baseline: str | None) -> 
     return table.assign(day=days)
 
 
-def _date(cell: str, where: str) -> datetime.date:
-    try:
-        return datetime.datetime.fromisoformat(cell).date()
-    except ValueError:
+def _dates(cells: Iterable[tuple[str, str]], source: str) -> dict[str, datetime.date]:
+    """Read the dates of a column, given as (whose, cell); all cells that hold none are one error."""
+    dates: dict[str, datetime.date] = {}
+    wrong: list[tuple[str, str]] = []
+    number = 0
+    for who, cell in cells:
+        number += 1
+        try:
+            dates[cell] = datetime.datetime.fromisoformat(cell).date()
+        except ValueError:
+            wrong.append((who, cell))
+    if wrong:
+        who, cell = wrong[0]
+        extent = "the whole column is" if len(wrong) == number else f"{len(wrong)} of its {number} cells are"
         raise TableError(
-            f"{where}: acq_time expects a date such as 2024-05-31T09:30:00, found '{cell}'. Correct that cell."
-        ) from None
+            f"{source}: {who}: acq_time expects a date as YYYY-MM-DD or YYYY-MM-DDThh:mm:ss, such as "
+            f"2024-05-31T09:30:00, found '{cell}'; {extent} affected. "
+            "Write the dates as YYYY-MM-DD (in a spreadsheet: format the column so, or as text), or give "
+            "the days in a column day."
+        )
+    return dates
 
 
 def _first_session(dates: dict[tuple[str, str], datetime.date], source: str) -> str:
@@ -282,17 +296,23 @@ def _table_rows(path: Path) -> list[tuple[Any, ...]]:
         table[name] = None
     rows = []
     wrong: dict[str, list[str]] = {}
+    first: dict[str, str] = {}
     for row in table[list(IMAGE_COLUMNS)].itertuples(index=False, name=None):
         participant, session, name, label, file, volume = row
         number = None if volume is None or volume != volume else volume
         problem = _wrong_cell(name, label, file, number)
+        absolute = os.path.normpath(path.absolute().parent / (file or ""))
+        if not problem and "\\" in file and os.sep == "/" and not Path(absolute).exists():
+            problem = BACKSLASH
+            first.setdefault(problem, f" (first: {file}).")
         if problem:
             wrong.setdefault(problem, []).append(_who(participant, session))
             continue
-        absolute = os.path.normpath(path.absolute().parent / file)
         rows.append((participant, session or "", name, label or "", absolute, None if number is None else int(number)))
     if wrong:
-        raise TableError(*(f"{path}: {_listed(who)}: {problem}" for problem, who in wrong.items()))
+        raise TableError(
+            *(f"{path}: {_listed(who)}: {problem}{first.get(problem, '')}" for problem, who in wrong.items())
+        )
     return rows
 
 
@@ -372,42 +392,56 @@ def _with_visit_means(
 
 
 def _unknown_participants(images: pd.DataFrame, known: set[str]) -> list[str]:
-    found = []
+    """Say whose images belong to nobody, in one sentence per cause."""
+    bare = {p.lstrip("0"): p for p in sorted(known, reverse=True)}
+    found: dict[bool, list[tuple[str, str, str]]] = {}
     first = images.drop_duplicates("participant_id")
     for participant, session, path in first[["participant_id", "session_id", "path"]].itertuples(index=False):
-        if participant in known:
-            continue
-        twin = next((p for p in sorted(known) if p.lstrip("0") == participant.lstrip("0")), None)
-        hint = (
-            f" It has sub-{twin}: a spreadsheet may have removed leading zeros."
-            if twin is not None
-            else nearest(participant, known)
+        if participant not in known:
+            zeros = participant.lstrip("0") in bare
+            found.setdefault(zeros, []).append((participant, _who(participant, session), path))
+    sentences = []
+    for zeros, cases in found.items():
+        participant, _, path = cases[0]
+        one = len(cases) == 1
+        hint = nearest(participant, known) if one else ""
+        if zeros:
+            twin = bare[participant.lstrip("0")]
+            hint = (
+                f" It has sub-{twin}{'' if one else f' for sub-{participant}'}: a spreadsheet may have removed leading "
+            )
+            hint += "zeros."
+        sentences.append(
+            f"{_listed((who for _, who, _ in cases), 3)}: {'has images (' if one else 'have images (e.g. '}{path}), "
+            f"expected a row of {f'participant {participant}' if one else 'each participant'} in the participants "
+            f"table, found none.{hint} Add the row{'' if one else 's'}, or take "
+            f"{'the participant' if one else 'these participants'}'{'s' if one else ''} images out."
         )
-        found.append(
-            f"{_who(participant, session)}: has images ({path}), expected a row of participant {participant} in the "
-            f"participants table, found none.{hint} Add the row, or take the participant's images out."
-        )
-    return found
+    return sentences
 
 
 def _unknown_sessions(images: pd.DataFrame, days: dict[tuple[str, str], float]) -> list[str]:
-    wrong = []
+    """Say which images have no day, in one sentence per cause."""
+    wrong: dict[tuple[str, str], list[tuple[str, str]]] = {}
     first = images.drop_duplicates(["participant_id", "session_id"])
     for participant, session, path in first[["participant_id", "session_id", "path"]].itertuples(index=False):
         if not np.isnan(days.get((participant, session), np.nan)):
             continue
         own = [s for p, s in days if p == participant]
+        mend = f"{nearest(session, own)} Add a row with the day of each"
         if (participant, session) in days:
-            found = "a row without a day"
+            found, mend = "a row without a day", " Fill in the day"
         elif session == "":
             found = "no session_id in the images table"
         else:
             found = f"the sessions {', '.join(own)}" if own else "no session of this participant"
-        wrong.append(
-            f"{_who(participant, session)}: has images ({path}), expected its day in the sessions table, found {found}."
-            f"{nearest(session, own)} Add the row with its day, or take the image out."
-        )
-    return wrong
+        wrong.setdefault((found, mend), []).append((_who(participant, session), path))
+    return [
+        f"{_listed((who for who, _ in cases), 3)}: {'has images (' if len(cases) == 1 else 'have images (e.g. '}"
+        f"{cases[0][1]}), expected {'its' if len(cases) == 1 else 'their'} day in the sessions table, found {found}."
+        f"{mend}, or take {'the image' if len(cases) == 1 else 'these images'} out."
+        for (found, mend), cases in wrong.items()
+    ]
 
 
 def _warn_of_names(images: pd.DataFrame) -> list[str]:
@@ -427,10 +461,12 @@ def _warn_of_dates(sessions: pd.DataFrame) -> list[str]:
     """Compare day with acq_time where a table has both: within a participant they must run alike."""
     if "acq_time" not in sessions.columns:
         return []
+    both = sessions.dropna(subset=["day", "acq_time"])
+    rows = both[["participant_id", "session_id", "acq_time"]].itertuples(index=False, name=None)
+    known = _dates([(_who(p, s), cell) for p, s, cell in rows], "sessions table")
     warnings = []
-    for participant, own in sessions.dropna(subset=["day", "acq_time"]).groupby("participant_id"):
-        where = f"sessions table: {_who(str(participant), None)}"
-        dates = [_date(cell, where) for cell in own["acq_time"]]
+    for participant, own in both.groupby("participant_id"):
+        dates = [known[cell] for cell in own["acq_time"]]
         gaps = [
             (session, day - own["day"].iloc[0], float((date - dates[0]).days))
             for session, day, date in zip(own["session_id"], own["day"], dates, strict=True)
