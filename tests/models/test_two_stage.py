@@ -152,7 +152,7 @@ def test_describe__is_plain_and_finite() -> None:
     "change, words",
     [
         ({"min_visits": 2}, "need at least 3 visits, found 2"),
-        ({"min_visits": 6}, "nobody has the 6 visits"),
+        ({"min_visits": 6}, "nobody has 6 visits, the most that anybody has is 5. Lower min_visits"),
         ({"max_variance_ratio": 0.5}, "at least 1, the complete design"),
         ({"weights": "exact"}, "expected equal or precision"),
     ],

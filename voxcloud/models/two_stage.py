@@ -263,9 +263,7 @@ def visit_plan(
             participant, rows, own_days, basis, complete, np.inf if stays else max_variance_ratio
         )
     if not visits:
-        raise DesignError(
-            f"visits: nobody has the {fewest} visits that {len(basis.terms)} time terms need. Name fewer terms."
-        )
+        raise DesignError(_nobody(fewest, max((len(rows) for rows in own_rows.values()), default=0), basis))
     return VisitPlan(
         basis, visits, left_out, complete, planned, fewest, max_variance_ratio, weights, accept_unequal_variance
     )
@@ -340,6 +338,20 @@ def _visits(
         {t: factors[t] for t in basis.terms},
         ratios,
         reasons,
+    )
+
+
+def _nobody(fewest: int, most: int, basis: TimeBasis) -> str:
+    """Say why nobody has enough visits, and which setting can be changed."""
+    needed = len(basis.terms) + 1
+    if fewest > needed:
+        next_action = f"Lower min_visits; {len(basis.terms)} time terms and an intercept need at least {needed}."
+        if most < needed:
+            next_action += " With so few visits, name fewer terms as well."
+        return f"min_visits: nobody has {fewest} visits, the most that anybody has is {most}. {next_action}"
+    return (
+        f"visits: nobody has the {fewest} visits that {len(basis.terms)} time terms need, the most that anybody has is "
+        f"{most}. Name fewer terms."
     )
 
 

@@ -20,9 +20,9 @@ from voxcloud.errors import DesignError, MaskError, PlanError, StudyFileError, T
 from voxcloud.plan import units as make
 from voxcloud.plan.closing import behaviour_unit
 from voxcloud.plan.design import build_design
-from voxcloud.plan.oversights import oversights, unasked
+from voxcloud.plan.oversights import oversights, time_slips, unasked
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
-from voxcloud.plan.selection import ImageRef, LeftOut, Selection, select
+from voxcloud.plan.selection import ImageRef, LeftOut, Selection, excluded_image, select, without_exclusion
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
 from voxcloud.storage.stack import Allocation, StackSpec, allocate_rows, latest_manifest
@@ -67,26 +67,28 @@ class StudyPlan:
 
 
 class _Problems:
-    """What is wrong with models, gathered: one sentence for all stacks that a reason concerns."""
+    """What is wrong with models, gathered: one sentence for all models and stacks that a reason concerns."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[str, str], list[str]] = {}
+        self._found: dict[str, list[tuple[str, str]]] = {}
 
     def add(self, model: str, stack: str, error: Exception) -> None:
         """Keep every problem of an error."""
         for text in error.problems if isinstance(error, VoxcloudError) else [str(error)]:
-            key = (model, text.removeprefix(f"model {model}, {stack}: ").removeprefix(f"model {model}: "))
-            self._found.setdefault(key, []).append(stack)
+            reason = text.removeprefix(f"model {model}, {stack}: ").removeprefix(f"model {model}: ")
+            self._found.setdefault(reason, []).append((model, stack))
 
     def sentences(self) -> tuple[str, ...]:
-        """Return one sentence per model and reason."""
+        """Return one sentence per reason."""
         return tuple(
-            f"model {model}, {_some(list(dict.fromkeys(stacks)), 3)}: {text}"
-            for (model, text), stacks in self._found.items()
+            f"model{'s' if len({model for model, _ in where}) > 1 else ''} {_some([m for m, _ in where], 3)}, "
+            f"{_some([stack for _, stack in where], 3)}: {text}"
+            for text, where in self._found.items()
         )
 
 
-def _some(names: Sequence[str], most: int) -> str:
+def _some(found: Sequence[str], most: int) -> str:
+    names = list(dict.fromkeys(found))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
@@ -151,7 +153,7 @@ def check_volumes(loaded: LoadedStudy, grid: MaskGrid) -> list[str]:
                     f"{path}: expected voxels inside the mask, found none. Check that both are in one space."
                 )
         except VoxcloudError as error:
-            problems += [f"search_volumes.{name}: {text}" for text in error.problems]
+            problems += [f"search_volumes.{name}: {without_exclusion(text)}" for text in error.problems]
     named = {"template": study.template}
     if study.atlas is not None:
         named |= {"atlas.image": study.atlas.image, "atlas.labels": study.atlas.labels}
@@ -195,17 +197,17 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
     if study.on_bad_image == "exclude":
         bad_images = absent | dict(bad_images)
     left_out = [LeftOut(i.participant_id, i.session_id, i.what, i.reason) for i in cohort.left_out]
-    left_out += unasked(study, participants)
+    left_out += unasked(study, participants, {item.participant_id for item in left_out if item.what == "participant"})
     left_out += [
-        LeftOut(p, s, stack.name, bad_images[(p, s, d)])
+        excluded_image(image, stack.name, bad_images[image.identity])
         for stack in stacks.values()
-        for (p, s, d) in (i.identity for i in stack.images)
-        if (p, s, d) in bad_images
+        for image in stack.images
+        if image.identity in bad_images
     ]
     signatures = _Signatures(stacks)
     designs, selections = _designs(loaded, stacks, participants, bad_images, behaviour, signatures, left_out, problems)
     if not designs and not bad_images:
-        raise PlanError(*problems.sentences())
+        raise PlanError(*time_slips(study, stacks.values()), *problems.sentences())
     searches = count_searches(loaded, list(designs.values()))
     context = make.Context(loaded, store.url, grid, searches)
     units = make.stack_units(context, stacks)

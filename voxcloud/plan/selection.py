@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import pandas as pd
 
 from voxcloud.config.study import Model, Study
 from voxcloud.errors import DesignError, TableError, nearest
+
+_EXCLUSION = re.compile(r",? or exclude (?:it|the image) \(on_bad_image: exclude\)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ class LeftOut:
     session_id: str | None
     what: str
     reason: str
+
+
+def without_exclusion(text: str) -> str:
+    """Take the advice to exclude an image out of a message: for what is no image, or is excluded already."""
+    return _EXCLUSION.sub("", text)
+
+
+def excluded_image(image: ImageRef, stack: str, message: str) -> LeftOut:
+    """Return the line of an image that is excluded; its reason is the message without what the line says already."""
+    place = re.escape(image.path)
+    known = rf"(?:{re.escape(image.who)}(?:, {re.escape(stack)})?(?: \({place}\))?: )?(?:{place}: )?"
+    reason = without_exclusion(re.sub(rf"\A{known}", "", message))
+    return LeftOut(image.participant_id, image.session_id, stack, reason)
 
 
 @dataclass(frozen=True)
