@@ -60,16 +60,15 @@ class DaskEngine:
 
 
 def _hand_over(done: Any, future: Future[Any]) -> None:
-    # Runs in Dask's callback thread; the result is a few hundred bytes.
-    error = done.exception() if done.status == "error" else None
-    if done.status == "cancelled":
-        from concurrent.futures import CancelledError
+    """Resolve a unit's future in Dask's callback thread, whatever happens: one that is never resolved is waited for.
 
-        error = CancelledError(done.key)
-    if error is not None:
-        future.set_exception(error)
-    else:
+    A finished unit's answer, a few hundred bytes, lies at its worker; if that dies before the answer is fetched, Dask
+    runs the unit again, and asking for the answer then raises what became of that.
+    """
+    try:
         future.set_result(done.result())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 class LocalEngine(DaskEngine):
