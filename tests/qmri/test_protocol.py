@@ -62,7 +62,7 @@ def test_contrast__refuses_other_grids(changes: dict[str, Any], words: str) -> N
 
 def test_contrast__takes_echoes_in_any_order_and_as_one_array() -> None:
     assert contrast(echo_time_s=TIMES[::-1]).shape == (2, 3)
-    assert contrast(echoes=np.ones((6, 2, 3))).describe()["echo_time_s"] == TIMES
+    assert contrast(echoes=np.ones((6, 2, 3))).protocol.describe()["echo_time_s"] == TIMES
 
 
 def test_contrast__warns_of_few_echoes() -> None:

@@ -1,4 +1,4 @@
-"""Maps of one block of voxels: what ``maps.create_maps`` does between reading and writing."""
+"""Maps of one block of voxels: what ``MapMaker`` does between reading and writing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from voxcloud.qmri.arrays import Float64
 from voxcloud.qmri.log_linear import BlockFit, EchoPlan, EchoTrain, fit_block
 from voxcloud.qmri.mtsat import b1_inside, propagate, solve_mtsat
 from voxcloud.qmri.presets import Preset
-from voxcloud.qmri.protocol import Contrast, ProtocolError
+from voxcloud.qmri.protocol import ProtocolError, SeriesProtocol
 from voxcloud.qmri.relaxation import solve_r1
 from voxcloud.qmri.spoiling import SpoilingCoefficients, apply_spoiling, spoiling_slope
 
@@ -30,10 +30,11 @@ def block_maps(
     signals: Sequence[Sequence[npt.NDArray[Any]]],
     sensitivities: Sequence[Float64 | None],
     b1: Float64 | None,
-    contrasts: Mapping[str, Contrast],
+    contrasts: Mapping[str, SeriesProtocol],
     plan: EchoPlan,
     preset: Preset,
     spoiling: SpoilingCoefficients | None,
+    alone: Sequence[str] = (),
 ) -> BlockMaps:
     """Return the maps of one block of voxels.
 
@@ -42,7 +43,8 @@ def block_maps(
     signals : train -> one (v,) array per echo, in order of echo time.
     sensitivities : train -> (v,) receive sensitivity or None.
     b1 : (v,) ratio or None.
-    contrasts, plan, preset, spoiling : as checked by ``create_maps``.
+    contrasts, plan, preset, spoiling : as checked by ``MapMaker``.
+    alone : contrasts whose own R2* is wanted too (``R2starmap_<contrast>``).
     """
     fit = fit_block(signals, plan, preset.weighted_passes, preset.signal_floor)
     values = {"R2starmap": fit.r2star, "R2starmap_error": fit.r2star_error}
@@ -54,10 +56,16 @@ def block_maps(
             values |= _saturation(at_zero, errors, b1, contrasts, preset)
             if preset.signal == "mean-echoes":
                 _take_decay_out(values, fit, plan, contrasts)
+    for train, images in zip(plan.trains, signals, strict=True):
+        if train.name in alone:
+            one = EchoPlan.of({train.name: [float(t) for t in train.times]})
+            values[f"R2starmap_{train.name}"] = fit_block(
+                [images], one, preset.weighted_passes, preset.signal_floor
+            ).r2star
     return _clipped(values, preset)
 
 
-def check_mean_echoes(contrasts: Mapping[str, Contrast]) -> None:
+def check_mean_echoes(contrasts: Mapping[str, SeriesProtocol]) -> None:
     """Check that means of echoes weight R2* alike in all contrasts.
 
     Raises
@@ -122,7 +130,7 @@ def _relaxation(
     at_zero: Mapping[str, Float64],
     errors: Mapping[str, Float64],
     b1: Float64 | None,
-    contrasts: Mapping[str, Contrast],
+    contrasts: Mapping[str, SeriesProtocol],
     preset: Preset,
     spoiling: SpoilingCoefficients | None,
 ) -> dict[str, Float64]:
@@ -144,7 +152,7 @@ def _saturation(
     at_zero: Mapping[str, Float64],
     errors: Mapping[str, Float64],
     b1: Float64 | None,
-    contrasts: Mapping[str, Contrast],
+    contrasts: Mapping[str, SeriesProtocol],
     preset: Preset,
 ) -> dict[str, Float64]:
     if "MTw" not in contrasts:
@@ -157,7 +165,7 @@ def _saturation(
 
 
 def _take_decay_out(
-    values: dict[str, Float64], fit: BlockFit, plan: EchoPlan, contrasts: Mapping[str, Contrast]
+    values: dict[str, Float64], fit: BlockFit, plan: EchoPlan, contrasts: Mapping[str, SeriesProtocol]
 ) -> None:
     """Divide A by the mean of exp(-TE R2*) over the echoes used: means of echoes hold that much of it."""
     train = next(t for t in plan.trains if t.name == "PDw")
@@ -178,8 +186,8 @@ def _clipped(values: dict[str, Float64], preset: Preset) -> BlockMaps:
     }
     found, counts = {}, {}
     for name, array in values.items():
-        low, high = limits[name.removesuffix("_error")]
+        low, high = limits[name.partition("_")[0]]
         found[name] = np.clip(array, low, high)
-        if not name.endswith("_error"):
+        if name in limits:
             counts[name] = int(((array < low) | (array > high)).sum())
     return BlockMaps(found, counts)

@@ -10,18 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.errors import MissingMetadataError
-from voxcloud.qmri.arrays import Float64, Floats, Order, as_float64, check_b1, check_shapes, flatten, result_dtype
-from voxcloud.qmri.block import BlockMaps, block_maps, check_mean_echoes
+from voxcloud.qmri.arrays import Floats, Order, as_float64, check_b1, check_shapes, flatten, result_dtype
 from voxcloud.qmri.estatics import BLOCK_VOXELS
-from voxcloud.qmri.log_linear import EchoPlan, fit_block
-from voxcloud.qmri.presets import Preset, find_preset
-from voxcloud.qmri.protocol import Contrast, ProtocolError, check_pair
+from voxcloud.qmri.maker import ORDER, MapMaker
+from voxcloud.qmri.presets import Preset
+from voxcloud.qmri.protocol import Contrast, ProtocolError
 from voxcloud.qmri.quality import motion_degradation
 from voxcloud.qmri.receive import calibrate_pd
-from voxcloud.qmri.record import describe_maps
 from voxcloud.qmri.spoiling import SpoilingCoefficients
-
-UNITS = {"R1map": "1/s", "R2starmap": "1/s", "MTsat": "p.u.", "A": "arbitrary", "PDmap": "p.u."}
 
 
 @dataclass(frozen=True)
@@ -45,29 +41,36 @@ class QuantitativeMaps:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Checked inputs as vectors."""
+    """Inputs as vectors, by contrast, and where the voxels to compute are."""
 
-    contrasts: Mapping[str, Contrast]
-    plan: EchoPlan
-    signals: list[list[npt.NDArray[Any]]]
-    sensitivities: list[npt.NDArray[Any] | None]
+    signals: Mapping[str, list[npt.NDArray[Any]]]
+    sensitivities: Mapping[str, npt.NDArray[Any]]
     b1: npt.NDArray[Any] | None
     positions: npt.NDArray[np.intp] | None
     shape: tuple[int, ...]
     order: Order
+    dtype: np.dtype[np.floating[Any]]
 
     @property
     def n(self) -> int:
         return int(np.prod(self.shape))
 
-    @property
-    def n_computed(self) -> int:
-        return self.n if self.positions is None else self.positions.size
-
     def blocks(self, size: int) -> Iterator[slice | npt.NDArray[np.intp]]:
-        for start in range(0, self.n_computed, size):
-            part = slice(start, min(start + size, self.n_computed))
+        n = self.n if self.positions is None else self.positions.size
+        for start in range(0, n, size):
+            part = slice(start, min(start + size, n))
             yield part if self.positions is None else self.positions[part]
+
+    def block(self, part: slice | npt.NDArray[np.intp], maker: MapMaker) -> dict[str, Floats]:
+        signals = {
+            key: np.stack([image[part].astype(self.dtype, copy=False) for image in images])
+            for key, images in self.signals.items()
+        }
+        return maker.block(
+            signals,
+            None if self.b1 is None else self.b1[part],
+            {key: values[part] for key, values in self.sensitivities.items()} or None,
+        )
 
 
 def create_maps(
@@ -129,35 +132,34 @@ def create_maps(
     2. Weiskopf et al. (2014), doi:10.3389/fnins.2014.00278.
     3. Helms et al. (2008), doi:10.1002/mrm.21542 and doi:10.1002/mrm.21732.
     """
-    chosen = find_preset(preset)
-    contrasts = {key: c for key, c in (("PDw", pdw), ("T1w", t1w), ("MTw", mtw)) if c is not None}
-    _check(contrasts, b1, chosen, spoiling, receive_field, block_voxels)
+    contrasts = {key: c for key, c in zip(ORDER, (pdw, t1w, mtw), strict=True) if c is not None}
+    _check(contrasts, b1, receive_field, block_voxels)
+    maker = MapMaker(
+        {key: c.protocol for key, c in contrasts.items()},
+        with_b1=b1 is not None,
+        preset=preset,
+        spoiling=spoiling,
+        with_receive=pdw.receive_sensitivity is not None,
+        single_contrasts=white_matter_probability is not None,
+    )
     inputs = _inputs(contrasts, b1, mask)
-    dtype = result_dtype(*(image for images in inputs.signals for image in images))
-    found: dict[str, Floats] = {}
-    clipped: dict[str, int] = {}
+    found = {name: np.full(inputs.n, np.nan, inputs.dtype) for name in maker.names}
     for part in inputs.blocks(block_voxels):
-        block = _one_block(inputs, part, chosen, spoiling)
-        for name, values in block.values.items():
-            if name not in found:
-                found[name] = np.full(inputs.n, np.nan, dtype)
-            with np.errstate(over="ignore"):
-                found[name][part] = values
-        for name, count in block.clipped.items():
-            clipped[name] = clipped.get(name, 0) + count
+        for name, values in inputs.block(part, maker).items():
+            found[name][part] = values
     shaped = {name: values.reshape(inputs.shape, order=inputs.order) for name, values in found.items()}
-    maps, errors, factor = _calibrated(shaped, white_matter_probability, receive_field, chosen)
+    alone = {key: shaped.pop(f"R2starmap_{key}") for key in contrasts if f"R2starmap_{key}" in shaped}
+    maps, errors, factor = _calibrated(shaped, white_matter_probability, receive_field, maker.preset)
     degradation = {}
     if white_matter_probability is not None:
-        degradation = _motion(inputs, as_float64(white_matter_probability) >= chosen.white_matter_probability, chosen)
-    record = describe_maps(chosen, contrasts, b1 is not None, spoiling, receive_field is not None, factor)
-    record["units"] = {name: UNITS[name] for name in maps}
+        check_shapes(inputs.shape, [("white matter", white_matter_probability)])
+        white = as_float64(white_matter_probability) >= maker.preset.white_matter_probability
+        degradation = {key: motion_degradation(values, white) for key, values in alone.items()}
+    record = maker.record(with_receive_field=receive_field is not None, pd_factor=factor)
     record["motion_degradation_per_s"] = degradation
-    record["voxels"] = {
+    record["voxels"] |= {
         "total": inputs.n,
-        "computed": inputs.n_computed,
-        "clipped": clipped,
-        "not_finite": {name: inputs.n_computed - int(np.isfinite(values).sum()) for name, values in maps.items()},
+        "not_finite": {name: maker.computed - int(np.isfinite(values).sum()) for name, values in maps.items()},
     }
     return QuantitativeMaps(maps, errors, record["units"], record)
 
@@ -165,30 +167,15 @@ def create_maps(
 def _check(
     contrasts: Mapping[str, Contrast],
     b1: npt.ArrayLike | None,
-    preset: Preset,
-    spoiling: SpoilingCoefficients | None,
     receive_field: npt.ArrayLike | None,
     block_voxels: int,
 ) -> None:
     shape = contrasts["PDw"].shape
     for contrast in contrasts.values():
         check_shapes(shape, [(contrast.name, contrast.echoes[0])])
-    if "MTw" in contrasts and "T1w" not in contrasts:
-        raise MissingMetadataError(
-            "MTsat needs a T1w contrast beside MTw and PDw, found none. Add it or leave MTw out."
-        )
-    if "T1w" in contrasts:
-        check_pair(contrasts["PDw"].excitation, contrasts["T1w"].excitation)
     if b1 is not None:
         check_shapes(shape, [("b1", b1)])
         check_b1(b1)
-    if spoiling is not None:
-        if b1 is None or "T1w" not in contrasts:
-            raise MissingMetadataError(
-                "spoiling correction: needs R1 and a B1 map, found "
-                f"{'no T1w contrast' if b1 is not None else 'no B1 map'}. Add it or leave spoiling out."
-            )
-        spoiling.check(contrasts["PDw"].excitation, contrasts["T1w"].excitation, preset.angles)
     with_sensitivity = [c.name for c in contrasts.values() if c.receive_sensitivity is not None]
     if with_sensitivity and (len(with_sensitivity) < len(contrasts) or receive_field is not None):
         raise MissingMetadataError(
@@ -196,50 +183,30 @@ def _check(
             f"{', '.join(with_sensitivity)}{' and a receive field' if receive_field is not None else ''}. "
             "Give one kind of correction, completely."
         )
-    if preset.signal == "mean-echoes":
-        check_mean_echoes(contrasts)
     if block_voxels < 1:
         raise ProtocolError(f"block_voxels: expected at least 1, found {block_voxels}.")
 
 
 def _inputs(contrasts: Mapping[str, Contrast], b1: npt.ArrayLike | None, mask: npt.ArrayLike | None) -> _Inputs:
     shape = contrasts["PDw"].shape
-    plan = EchoPlan.of({key: c.echo_time_s for key, c in contrasts.items()})
-    images = [contrasts[train.name].echoes[i] for train in plan.trains for i in train.order]
-    flat, order = flatten(images)
+    flat, order = flatten(image for c in contrasts.values() for image in c.echoes)
     rows = iter(flat)
-    signals = [[next(rows) for _ in train.order] for train in plan.trains]
-    sensitivities = [contrasts[train.name].receive_sensitivity for train in plan.trains]
     positions = None
     if mask is not None:
         check_shapes(shape, [("mask", mask)])
         positions = np.flatnonzero(np.asarray(mask, dtype=bool).reshape(-1, order=order))
     return _Inputs(
-        contrasts,
-        plan,
-        signals,
-        [None if s is None else np.asarray(s).reshape(-1, order=order) for s in sensitivities],
+        {key: [next(rows) for _ in c.echoes] for key, c in contrasts.items()},
+        {
+            key: np.asarray(c.receive_sensitivity).reshape(-1, order=order)
+            for key, c in contrasts.items()
+            if c.receive_sensitivity is not None
+        },
         None if b1 is None else np.asarray(b1).reshape(-1, order=order),
         positions,
         shape,
         order,
-    )
-
-
-def _one_block(
-    inputs: _Inputs,
-    part: slice | npt.NDArray[np.intp],
-    preset: Preset,
-    spoiling: SpoilingCoefficients | None,
-) -> BlockMaps:
-    return block_maps(
-        [[image[part] for image in images] for images in inputs.signals],
-        [None if s is None else as_float64(s[part]) for s in inputs.sensitivities],
-        None if inputs.b1 is None else as_float64(inputs.b1[part]),
-        inputs.contrasts,
-        inputs.plan,
-        preset,
-        spoiling,
+        result_dtype(*flat),
     )
 
 
@@ -270,29 +237,3 @@ def _calibrated(
     )
     maps["PDmap"], errors["PDmap"] = pd, (errors.pop("A") * factor).astype(dtype)
     return maps, errors, factor
-
-
-def _motion(inputs: _Inputs, white: npt.NDArray[np.bool_], preset: Preset) -> dict[str, float]:
-    """Return the motion degradation index of each contrast, fitted alone in white matter."""
-    check_shapes(inputs.shape, [("white matter", white)])
-    inside = white.reshape(-1, order=inputs.order)
-    if inputs.positions is not None:
-        computed = np.zeros(inputs.n, dtype=bool)
-        computed[inputs.positions] = True
-        inside &= computed
-    positions = np.flatnonzero(inside)
-    found = {}
-    for train, images in zip(inputs.plan.trains, inputs.signals, strict=True):
-        plan = EchoPlan.of({train.name: [float(t) for t in train.times]})
-        rates: list[Float64] = [
-            fit_block(
-                [[image[positions[i : i + BLOCK_VOXELS]] for image in images]],
-                plan,
-                preset.weighted_passes,
-                preset.signal_floor,
-            ).r2star
-            for i in range(0, positions.size, BLOCK_VOXELS)
-        ]
-        values = np.concatenate(rates) if rates else np.empty(0)
-        found[train.name] = motion_degradation(values, np.ones(values.shape, dtype=bool))
-    return found

@@ -81,8 +81,55 @@ class Excitation:
 
 
 @dataclass(frozen=True)
+class SeriesProtocol:
+    """How one multi-echo FLASH series was acquired, without its images.
+
+    Attributes
+    ----------
+    name : e.g. ``MTw``, ``PDw``, ``T1w``.
+    echo_time_s : echo time of each image in s, in any order.
+    flip_angle_rad, repetition_time_s : as in ``Excitation``.
+
+    Raises
+    ------
+    ProtocolError
+        If there are fewer than two echoes, an echo time is twice there or in another unit, or the repetition time ends
+        before the last echo.
+
+    Warns
+    -----
+    UserWarning
+        If there are fewer than six echoes.
+    """
+
+    name: str
+    echo_time_s: Sequence[float]
+    flip_angle_rad: float
+    repetition_time_s: float
+
+    def __post_init__(self) -> None:
+        check_echo_times(self.name, self.echo_time_s, len(self.echo_time_s))
+        last = max(self.echo_time_s)
+        if 0 < self.repetition_time_s <= last:
+            raise ProtocolError(
+                f"{self.name}: expected a repetition time longer than the last echo time ({last:g} s), found "
+                f"{self.repetition_time_s:g} s. Check both; they are in seconds."
+            )
+        _ = self.excitation  # its own checks
+
+    @cached_property  # made once: it warns
+    def excitation(self) -> Excitation:
+        """Flip angle and repetition time."""
+        return Excitation(self.name, self.flip_angle_rad, self.repetition_time_s)
+
+    def describe(self) -> dict[str, Any]:
+        """Return a plain record (JSON)."""
+        return self.excitation.describe() | {"echo_time_s": [float(t) for t in self.echo_time_s]}
+
+
+@dataclass(frozen=True)
 class Contrast:
-    """One multi-echo FLASH series.
+    """One multi-echo FLASH series with its images.
 
     Attributes
     ----------
@@ -96,8 +143,7 @@ class Contrast:
     Raises
     ------
     ProtocolError
-        If there are fewer than two echoes, an echo time is missing, twice there or in another unit, or the repetition
-        time ends before the last echo.
+        If an echo time is missing, or the protocol is impossible (``SeriesProtocol``).
     ImageError
         If the images differ in shape.
 
@@ -115,14 +161,8 @@ class Contrast:
     receive_sensitivity: npt.ArrayLike | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        check_echo_times(self.name, self.echo_time_s, len(self.echoes))
-        last = max(self.echo_time_s)
-        if 0 < self.repetition_time_s <= last:
-            raise ProtocolError(
-                f"{self.name}: expected a repetition time longer than the last echo time ({last:g} s), found "
-                f"{self.repetition_time_s:g} s. Check both; they are in seconds."
-            )
-        _ = self.excitation  # its own checks
+        check_number_of_echoes(self.name, self.echo_time_s, len(self.echoes))
+        _ = self.protocol  # its own checks
         if np.ndim(self.echoes[0]) == 0:
             raise ImageError(f"{self.name}: expected one image per echo, found single numbers. Give arrays.")
         check_shapes(self.shape, ((f"{self.name} echo {i + 1}", echo) for i, echo in enumerate(self.echoes)))
@@ -135,16 +175,29 @@ class Contrast:
         return np.shape(self.echoes[0])
 
     @cached_property  # made once: it warns
+    def protocol(self) -> SeriesProtocol:
+        """The series without its images."""
+        return SeriesProtocol(self.name, self.echo_time_s, self.flip_angle_rad, self.repetition_time_s)
+
+    @property
     def excitation(self) -> Excitation:
         """Flip angle and repetition time."""
-        return Excitation(self.name, self.flip_angle_rad, self.repetition_time_s)
+        return self.protocol.excitation
 
-    def describe(self) -> dict[str, Any]:
-        """Return the protocol as a plain record (JSON)."""
-        return self.excitation.describe() | {
-            "echo_time_s": [float(t) for t in self.echo_time_s],
-            "receive_sensitivity": self.receive_sensitivity is not None,
-        }
+
+def check_number_of_echoes(name: str, echo_time_s: Sequence[float], n_echoes: int) -> None:
+    """Check that there is an echo time for each image.
+
+    Raises
+    ------
+    ProtocolError
+        If there is not.
+    """
+    if len(echo_time_s) != n_echoes:
+        raise ProtocolError(
+            f"{name}: expected an echo time for each of {n_echoes} echoes, found {len(echo_time_s)}. "
+            "Give one per image, in the order of the images."
+        )
 
 
 def check_echo_times(name: str, echo_time_s: Sequence[float], n_echoes: int) -> None:
@@ -160,11 +213,7 @@ def check_echo_times(name: str, echo_time_s: Sequence[float], n_echoes: int) -> 
     UserWarning
         If there are fewer than six.
     """
-    if len(echo_time_s) != n_echoes:
-        raise ProtocolError(
-            f"{name}: expected an echo time for each of {n_echoes} echoes, found {len(echo_time_s)}. "
-            "Give one per image, in the order of the images."
-        )
+    check_number_of_echoes(name, echo_time_s, n_echoes)
     if n_echoes < FEWEST_ECHOES:
         raise ProtocolError(
             f"{name}: R2* needs at least {FEWEST_ECHOES} echoes, found {n_echoes}. Add the others or leave it out."

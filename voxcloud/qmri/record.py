@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from voxcloud.qmri.presets import Preset
-from voxcloud.qmri.protocol import Contrast
+from voxcloud.qmri.protocol import SeriesProtocol
 from voxcloud.qmri.spoiling import SpoilingCoefficients
 from voxcloud.version import __version__
 
@@ -22,9 +22,10 @@ REFERENCES = {
 
 def describe_maps(
     preset: Preset,
-    contrasts: Mapping[str, Contrast],
+    contrasts: Mapping[str, SeriesProtocol],
     with_b1: bool,
     spoiling: SpoilingCoefficients | None,
+    with_sensitivities: bool,
     with_receive_field: bool,
     pd_factor: float | None,
 ) -> dict[str, Any]:
@@ -39,20 +40,25 @@ def describe_maps(
         "preset": preset.name,
         "changed_from_preset": preset.changed(),
         "settings": preset.describe(),
-        "contrasts": {key: contrast.describe() for key, contrast in contrasts.items()},
+        "contrasts": {
+            key: series.describe() | {"receive_sensitivity": with_sensitivities} for key, series in contrasts.items()
+        },
         "b1": "map" if with_b1 else "none",
         "spoiling": None if spoiling is None else spoiling.describe(),
         "pd_factor": pd_factor,
-        "corrections": _sentences(preset, contrasts, with_b1, spoiling, with_receive_field, pd_factor),
+        "corrections": _sentences(
+            preset, contrasts, with_b1, spoiling, with_sensitivities, with_receive_field, pd_factor
+        ),
         "references": {key: REFERENCES[key] for key in used},
     }
 
 
 def _sentences(
     preset: Preset,
-    contrasts: Mapping[str, Contrast],
+    contrasts: Mapping[str, SeriesProtocol],
     with_b1: bool,
     spoiling: SpoilingCoefficients | None,
+    with_sensitivities: bool,
     with_receive_field: bool,
     pd_factor: float | None,
 ) -> list[str]:
@@ -74,7 +80,7 @@ def _sentences(
             else f"MTsat corrected for the transmit field by {preset.mtsat_correction} with C = {preset.constant:g}."
         )
     words.append("R1 corrected for imperfect spoiling." if spoiling else "R1 not corrected for imperfect spoiling.")
-    if any(c.receive_sensitivity is not None for c in contrasts.values()):
+    if with_sensitivities:
         words.append("Signals corrected for the receive sensitivity measured with each contrast.")
     elif with_receive_field:
         words.append("A corrected for the receive field.")
