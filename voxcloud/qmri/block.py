@@ -9,60 +9,146 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from voxcloud.qmri.arrays import Float64
-from voxcloud.qmri.log_linear import BlockFit, EchoPlan, EchoTrain, fit_block
-from voxcloud.qmri.mtsat import b1_inside, propagate, solve_mtsat
+from voxcloud.qmri.arrays import Float64, Floats, as_float64
+from voxcloud.qmri.log_linear import BlockFit, EchoPlan, EchoTrain, compilable, fit_block
+from voxcloud.qmri.mtsat import correction_switches
 from voxcloud.qmri.presets import Preset
 from voxcloud.qmri.protocol import ProtocolError, SeriesProtocol
-from voxcloud.qmri.relaxation import solve_r1
-from voxcloud.qmri.spoiling import SpoilingCoefficients, apply_spoiling, spoiling_slope
+from voxcloud.qmri.spoiling import SpoilingCoefficients
+
+# In the order of the rows that the kernel fills; errors stand behind their map.
+MAPS = ("R1map", "A", "MTsat", "R2starmap")
+ROWS = tuple(name + suffix for name in MAPS for suffix in ("", "_error"))
+# What the fit of so many voxels hands on stays in the second cache.
+PART_VOXELS = 4096
 
 
 @dataclass(frozen=True)
-class BlockMaps:
-    """Maps and errors (``..._error``) of a block, (v,) float64, and how many voxels of each map were clipped."""
+class BlockSettings:
+    """Protocol and preset as the kernels want them, checked by ``MapMaker``.
 
-    values: dict[str, Float64]
-    clipped: dict[str, int]
+    Attributes
+    ----------
+    plan : echo trains in the order PDw, T1w, MTw as far as they are there.
+    preset : how maps are made.
+    alone : plans of single contrasts whose own R2* is wanted (``R2starmap_<contrast>``).
+    excitations : (trains, 2) flip angle in rad and repetition time in s.
+    spoiling : coefficients or None.
+    """
+
+    plan: EchoPlan
+    preset: Preset
+    alone: Mapping[str, EchoPlan]
+    excitations: Float64
+    spoiling: SpoilingCoefficients | None
+
+    @classmethod
+    def of(
+        cls,
+        contrasts: Mapping[str, SeriesProtocol],
+        preset: Preset,
+        spoiling: SpoilingCoefficients | None,
+        alone: Sequence[str],
+    ) -> BlockSettings:
+        """Prepare a protocol."""
+        plan = EchoPlan.of({key: series.echo_time_s for key, series in contrasts.items()})
+        excitations = [(x.flip_angle_rad, x.repetition_time_s) for x in (c.excitation for c in contrasts.values())]
+        alone_plans = {key: EchoPlan.of({key: contrasts[key].echo_time_s}) for key in alone}
+        return cls(plan, preset, alone_plans, as_float64(excitations), spoiling)
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of the rows of ``block_maps``."""
+        return (*ROWS, *(f"R2starmap_{key}" for key in self.alone))
+
+    @property
+    def limits(self) -> Float64:
+        """(rows, 2) lowest and highest value."""
+        p = self.preset
+        by_map = {
+            "R1map": p.r1_limits,
+            "A": (-p.amplitude_limit, p.amplitude_limit),
+            "MTsat": (-p.mtsat_limit, p.mtsat_limit),
+            "R2starmap": (-p.r2star_limit, p.r2star_limit),
+        }
+        return as_float64([by_map[row.partition("_")[0]] for row in self.rows])
 
 
 def block_maps(
-    signals: Sequence[Sequence[npt.NDArray[Any]]],
-    sensitivities: Sequence[Float64 | None],
-    b1: Float64 | None,
-    contrasts: Mapping[str, SeriesProtocol],
-    plan: EchoPlan,
-    preset: Preset,
-    spoiling: SpoilingCoefficients | None,
-    alone: Sequence[str] = (),
-) -> BlockMaps:
+    signals: Mapping[str, npt.NDArray[Any]],
+    receive: Mapping[str, npt.ArrayLike] | None,
+    b1: npt.ArrayLike | None,
+    settings: BlockSettings,
+    dtype: npt.DTypeLike,
+) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Return the maps of one block of voxels.
 
     Parameters
     ----------
-    signals : train -> one (v,) array per echo, in order of echo time.
-    sensitivities : train -> (v,) receive sensitivity or None.
+    signals : contrast -> (echoes, v).
+    receive : contrast -> (v,) receive sensitivity, or None.
     b1 : (v,) ratio or None.
-    contrasts, plan, preset, spoiling : as checked by ``MapMaker``.
-    alone : contrasts whose own R2* is wanted too (``R2starmap_<contrast>``).
+    settings : what is wanted.
+    dtype : float32 or float64, of signals and maps.
+
+    Returns
+    -------
+    (rows, v) maps, named by ``settings.rows``, and (rows, 2) counts: voxels beyond the limits, and not finite. Rows of
+    maps that the contrasts do not allow mean nothing.
     """
-    fit = fit_block(signals, plan, preset.weighted_passes, preset.signal_floor)
-    values = {"R2starmap": fit.r2star, "R2starmap_error": fit.r2star_error}
-    if "T1w" in contrasts:
-        at_zero = _signals_at_zero(signals, sensitivities, fit, plan, preset)
-        errors = _errors_at_zero(sensitivities, fit, plan)
-        with np.errstate(all="ignore"):
-            values |= _relaxation(at_zero, errors, b1, contrasts, preset, spoiling)
-            values |= _saturation(at_zero, errors, b1, contrasts, preset)
-            if preset.signal == "mean-echoes":
-                _take_decay_out(values, fit, plan, contrasts)
-    for train, images in zip(plan.trains, signals, strict=True):
-        if train.name in alone:
-            one = EchoPlan.of({train.name: [float(t) for t in train.times]})
-            values[f"R2starmap_{train.name}"] = fit_block(
-                [images], one, preset.weighted_passes, preset.signal_floor
-            ).r2star
-    return _clipped(values, preset)
+    trains = [compilable(signals[train.name], dtype) for train in settings.plan.trains]
+    sensitivities = None if receive is None else [as_float64(receive[t.name]) for t in settings.plan.trains]
+    n = trains[0].shape[1]
+    field = as_float64(compilable(np.ones(n) if b1 is None else b1, np.float64))
+    found = np.empty((len(settings.rows), n), dtype)
+    counts = np.zeros((len(settings.rows), 2), np.int64)
+    for start in range(0, n, PART_VOXELS):
+        part = slice(start, min(start + PART_VOXELS, n))
+        _one_part(trains, sensitivities, field, settings, part, found, counts)
+    return found, counts
+
+
+def _one_part(
+    trains: Sequence[Floats],
+    sensitivities: Sequence[Float64] | None,
+    b1: Float64,
+    settings: BlockSettings,
+    part: slice,
+    found: Floats,
+    counts: npt.NDArray[np.int64],
+) -> None:
+    from voxcloud.qmri.relaxation_kernel import limit, maps_tiles  # numba takes half a second to import
+
+    preset, limits, size = settings.preset, settings.limits, part.stop - part.start
+    fit = fit_block(trains, settings.plan, preset.weighted_passes, preset.signal_floor, part)
+    if len(trains) > 1:
+        loss = _take_means(trains, fit, settings.plan, part) if preset.signal == "mean-echoes" else np.ones(size)
+        if sensitivities is not None:
+            _take_sensitivity_out(fit, [s[part] for s in sensitivities])
+        coefficients = settings.spoiling
+        maps_tiles(
+            fit.rows,
+            loss,
+            b1,
+            settings.excitations,
+            preset.angles == "exact",
+            coefficients is not None,
+            as_float64((0.0, 0.0, 0.0) if coefficients is None else coefficients.p2_a),
+            as_float64((0.0, 0.0, 1.0) if coefficients is None else coefficients.p2_b),
+            *correction_switches(preset.mtsat_correction, preset.constant),
+            limits,
+            part.start,
+            found,
+            counts,
+        )
+    else:
+        for row in range(2):
+            k = ROWS.index("R2starmap") + row
+            limit(fit.rows.ravel(), row * size, *limits[k], part.start, size, found, k, counts)
+    for k, (key, plan) in enumerate(settings.alone.items(), len(ROWS)):
+        images = trains[[t.name for t in settings.plan.trains].index(key)]
+        alone = fit_block([images], plan, preset.weighted_passes, preset.signal_floor, part)
+        limit(alone.rows.ravel(), 0, *limits[k], part.start, size, found, k, counts)
 
 
 def check_mean_echoes(contrasts: Mapping[str, SeriesProtocol]) -> None:
@@ -93,101 +179,28 @@ def _n_used(train: EchoTrain, plan: EchoPlan) -> int:
     return int((train.times <= last * (1 + 1e-9)).sum())
 
 
-def _signals_at_zero(
-    signals: Sequence[Sequence[npt.NDArray[Any]]],
-    sensitivities: Sequence[Float64 | None],
-    fit: BlockFit,
-    plan: EchoPlan,
-    preset: Preset,
-) -> dict[str, Float64]:
-    """Return the signal of each contrast, without the sensitivity of the receiving coil.
+def _take_means(trains: Sequence[Floats], fit: BlockFit, plan: EchoPlan, part: slice) -> Float64:
+    """Put means of echoes in place of signals at TE = 0; return the mean of exp(-TE R2*) that they hold in PDw."""
+    for images, train, row in zip(trains, plan.trains, fit.intercept, strict=True):
+        row[:] = 0.0
+        for i in train.order[: _n_used(train, plan)]:
+            row += images[i, part]
+        row /= _n_used(train, plan)
+    pdw = plan.trains[0]
+    times = pdw.times[: _n_used(pdw, plan)]
+    loss = np.zeros_like(fit.r2star)
+    with np.errstate(all="ignore"):
+        for t in times:
+            loss += np.exp(-t * fit.r2star)
+    return loss / len(times)
+
+
+def _take_sensitivity_out(fit: BlockFit, sensitivities: Sequence[Float64]) -> None:
+    """Divide signals and residuals by the sensitivity of the receiving coil.
 
     Dividing here and not before the fit leaves the weights of the fit to the noise.
     """
-    found = {}
-    for train, images, intercept, sensitivity in zip(plan.trains, signals, fit.intercept, sensitivities, strict=True):
-        value = intercept
-        if preset.signal == "mean-echoes":
-            n = _n_used(train, plan)
-            value = np.zeros_like(intercept)
-            for image in images[:n]:
-                value += image
-            value /= n
-        with np.errstate(all="ignore"):
-            found[train.name] = value if sensitivity is None else value / sensitivity
-    return found
-
-
-def _errors_at_zero(sensitivities: Sequence[Float64 | None], fit: BlockFit, plan: EchoPlan) -> dict[str, Float64]:
-    found = {}
-    for train, residual, sensitivity in zip(plan.trains, fit.residual, sensitivities, strict=True):
-        with np.errstate(all="ignore"):
-            found[train.name] = residual if sensitivity is None else residual / np.abs(sensitivity)
-    return found
-
-
-def _relaxation(
-    at_zero: Mapping[str, Float64],
-    errors: Mapping[str, Float64],
-    b1: Float64 | None,
-    contrasts: Mapping[str, SeriesProtocol],
-    preset: Preset,
-    spoiling: SpoilingCoefficients | None,
-) -> dict[str, Float64]:
-    pdw, t1w = contrasts["PDw"].excitation, contrasts["T1w"].excitation
-    found = solve_r1(at_zero["PDw"], at_zero["T1w"], pdw, t1w, b1, preset.angles)
-    r1, r1_error = found.r1, np.hypot(found.r1_by_pdw * errors["PDw"], found.r1_by_t1w * errors["T1w"])
-    if spoiling is not None and b1 is not None:
-        r1_error = r1_error * np.abs(spoiling_slope(r1, b1, spoiling))
-        r1 = apply_spoiling(r1, b1, spoiling)
-    return {
-        "R1map": r1,
-        "R1map_error": r1_error,
-        "A": found.amplitude,
-        "A_error": np.hypot(found.amplitude_by_pdw * errors["PDw"], found.amplitude_by_t1w * errors["T1w"]),
-    }
-
-
-def _saturation(
-    at_zero: Mapping[str, Float64],
-    errors: Mapping[str, Float64],
-    b1: Float64 | None,
-    contrasts: Mapping[str, SeriesProtocol],
-    preset: Preset,
-) -> dict[str, Float64]:
-    if "MTw" not in contrasts:
-        return {}
-    pdw, t1w, mtw = (contrasts[key].excitation for key in ("PDw", "T1w", "MTw"))
-    inside = b1_inside(b1, preset.mtsat_correction)
-    estimate = solve_r1(at_zero["PDw"], at_zero["T1w"], pdw, t1w, inside, preset.angles)
-    found = solve_mtsat(at_zero["MTw"], estimate, mtw, b1, preset.mtsat_correction, preset.constant)
-    return {"MTsat": found.mtsat, "MTsat_error": propagate(found, errors["MTw"], errors["PDw"], errors["T1w"])}
-
-
-def _take_decay_out(
-    values: dict[str, Float64], fit: BlockFit, plan: EchoPlan, contrasts: Mapping[str, SeriesProtocol]
-) -> None:
-    """Divide A by the mean of exp(-TE R2*) over the echoes used: means of echoes hold that much of it."""
-    train = next(t for t in plan.trains if t.name == "PDw")
-    times = train.times[: _n_used(train, plan)]
-    decay = np.zeros_like(fit.r2star)
-    for t in times:
-        decay += np.exp(-t * fit.r2star)
-    decay /= len(times)
-    values["A"], values["A_error"] = values["A"] / decay, values["A_error"] / decay
-
-
-def _clipped(values: dict[str, Float64], preset: Preset) -> BlockMaps:
-    limits = {
-        "R1map": preset.r1_limits,
-        "R2starmap": (-preset.r2star_limit, preset.r2star_limit),
-        "MTsat": (-preset.mtsat_limit, preset.mtsat_limit),
-        "A": (-preset.amplitude_limit, preset.amplitude_limit),
-    }
-    found, counts = {}, {}
-    for name, array in values.items():
-        low, high = limits[name.partition("_")[0]]
-        found[name] = np.clip(array, low, high)
-        if name in limits:
-            counts[name] = int(((array < low) | (array > high)).sum())
-    return BlockMaps(found, counts)
+    with np.errstate(all="ignore"):
+        for signal, residual, sensitivity in zip(fit.intercept, fit.residual, sensitivities, strict=True):
+            signal /= sensitivity
+            residual /= np.abs(sensitivity)

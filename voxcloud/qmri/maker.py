@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.errors import ImageError, MissingMetadataError
-from voxcloud.qmri.arrays import Floats, as_float64, result_dtype
-from voxcloud.qmri.block import block_maps, check_mean_echoes
-from voxcloud.qmri.log_linear import EchoPlan
+from voxcloud.qmri.arrays import Floats, result_dtype
+from voxcloud.qmri.block import BlockSettings, block_maps, check_mean_echoes
 from voxcloud.qmri.presets import Preset, find_preset
 from voxcloud.qmri.protocol import SeriesProtocol, check_pair
 from voxcloud.qmri.record import describe_maps
@@ -69,13 +68,13 @@ class MapMaker:
         self.contrasts = {key: contrasts[key] for key in ORDER if key in contrasts}
         self.with_b1, self.spoiling, self.with_receive = with_b1, spoiling, with_receive
         _check(contrasts, with_b1, self.preset, spoiling)
-        self._plan = EchoPlan.of({key: series.echo_time_s for key, series in self.contrasts.items()})
-        self._alone = tuple(self.contrasts) if single_contrasts else ()
+        alone = tuple(self.contrasts) if single_contrasts else ()
+        self._settings = BlockSettings.of(self.contrasts, self.preset, spoiling, alone)
         maps = ["R2starmap"]
         maps += ["R1map", "A"] if "T1w" in self.contrasts else []
         maps += ["MTsat"] if "MTw" in self.contrasts else []
         self.units = {name: UNITS[name] for name in maps}
-        self.names = (*maps, *(f"{name}_error" for name in maps), *(f"R2starmap_{key}" for key in self._alone))
+        self.names = (*maps, *(f"{name}_error" for name in maps), *(f"R2starmap_{key}" for key in alone))
         self.computed = 0
         self.clipped = dict.fromkeys(maps, 0)
         self.not_finite = dict.fromkeys(maps, 0)
@@ -109,25 +108,13 @@ class MapMaker:
             If an array has another shape.
         """
         self._check_block(signals, b1, receive)
-        dtype = result_dtype(*signals.values())
-        found = block_maps(
-            [[signals[train.name][i] for i in train.order] for train in self._plan.trains],
-            [None if receive is None else as_float64(receive[train.name]) for train in self._plan.trains],
-            None if b1 is None else as_float64(b1),
-            self.contrasts,
-            self._plan,
-            self.preset,
-            self.spoiling,
-            self._alone,
-        )
-        with np.errstate(over="ignore"):  # beyond float32: infinite
-            values = {name: found.values[name].astype(dtype) for name in self.names}
-        n = next(iter(values.values())).size
-        self.computed += n
+        found, counts = block_maps(signals, receive, b1, self._settings, result_dtype(*signals.values()))
+        rows = {name: row for row, name in enumerate(self._settings.rows)}
+        self.computed += found.shape[1]
         for name in self.units:
-            self.clipped[name] += found.clipped[name]
-            self.not_finite[name] += n - int(np.isfinite(values[name]).sum())
-        return values
+            self.clipped[name] += int(counts[rows[name], 0])
+            self.not_finite[name] += int(counts[rows[name], 1])
+        return {name: found[rows[name]] for name in self.names}
 
     def record(self, *, with_receive_field: bool = False, pd_factor: float | None = None) -> dict[str, Any]:
         """Return what was used and what happened so far (JSON): preset, protocol, corrections in words, counts.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -16,7 +16,6 @@ Correction = Literal["helms", "lipp", "none"]
 CORRECTIONS: tuple[Correction, ...] = ("helms", "lipp", "none")
 # How strongly the saturation grows with B1; each constant belongs to its own formula.
 CONSTANTS: dict[Correction, float] = {"helms": 0.4, "lipp": 1.2, "none": 0.0}
-PERCENT_UNITS = 100.0
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,23 @@ def solve_mtsat(
     constant: float,
 ) -> MTsatEstimate:
     """Solve for MTsat on float64 arrays, given R1 and A with the B1 that the correction wants (``b1_inside``)."""
-    inside = b1_inside(b1, correction)
-    with np.errstate(all="ignore"):
-        signal = np.where(s_mtw == 0, np.nan, s_mtw)
-        angle = mtw.flip_angle_rad * (as_float64(1.0) if inside is None else inside)
-        scale = PERCENT_UNITS * mtw.repetition_time_s * correction_factor(b1, correction, constant)
-        r1, amplitude = estimate.r1, estimate.amplitude
-        ratio = angle / signal
-        raw = (amplitude * ratio - 1.0) * r1 * mtw.repetition_time_s - 0.5 * angle * angle
-        mtsat = PERCENT_UNITS * raw * correction_factor(b1, correction, constant)
-        by_pdw = scale * (estimate.amplitude_by_pdw * ratio * r1 + (amplitude * ratio - 1.0) * estimate.r1_by_pdw)
-        by_t1w = scale * (estimate.amplitude_by_t1w * ratio * r1 + (amplitude * ratio - 1.0) * estimate.r1_by_t1w)
-        by_mtw = -scale * amplitude * r1 * ratio / signal
-    return MTsatEstimate(mtsat, by_pdw, by_t1w, by_mtw)
+    from voxcloud.qmri.relaxation_kernel import solve_mtsat_array
+
+    arrays = np.broadcast_arrays(
+        s_mtw, 1.0 if b1 is None else b1, *(getattr(estimate, f.name) for f in fields(R1Estimate))
+    )
+    flat = [np.array(x, dtype=np.float64).ravel() for x in arrays]
+    found = np.empty((4, flat[0].size))
+    solve_mtsat_array(
+        flat[0],
+        flat[1],
+        np.array(flat[2:]),
+        mtw.flip_angle_rad,
+        mtw.repetition_time_s,
+        *correction_switches(correction, constant),
+        found,
+    )
+    return MTsatEstimate(*(row.reshape(arrays[0].shape) for row in found))
 
 
 def b1_inside(b1: Float64 | None, correction: Correction) -> Float64 | None:
@@ -58,13 +61,9 @@ def b1_inside(b1: Float64 | None, correction: Correction) -> Float64 | None:
     return b1 if correction == "lipp" else None
 
 
-def correction_factor(b1: Float64 | None, correction: Correction, constant: float) -> Float64:
-    """Return ``(1 - C) / (1 - C fT)`` (helms), ``1 / (1 + C (fT - 1))`` (lipp), or 1 without a B1 map."""
-    if b1 is None or correction == "none":
-        return as_float64(1.0)
-    if correction == "helms":
-        return np.asarray((1.0 - constant) / (1.0 - constant * b1))
-    return np.asarray(1.0 / (1.0 + constant * (b1 - 1.0)))
+def correction_switches(correction: Correction, constant: float) -> tuple[bool, float]:
+    """Return whether the correction is Lipp's, and its constant: 0 for no correction."""
+    return correction == "lipp", 0.0 if correction == "none" else float(constant)
 
 
 def estimate_mtsat(

@@ -71,30 +71,26 @@ def effective_angle(excitation: Excitation, b1: npt.ArrayLike | None = None, ang
     b1 : fT, ratio of actual to nominal flip angle; None is 1 everywhere.
     angles : ``exact`` or ``small-angle``.
     """
-    actual = excitation.flip_angle_rad * (as_float64(1.0) if b1 is None else as_float64(b1))
-    return np.asarray(2.0 * np.tan(0.5 * actual) if angles == "exact" else actual)
+    from voxcloud.qmri.relaxation_kernel import effective_array
+
+    actual = np.atleast_1d(np.array(excitation.flip_angle_rad * as_float64(1.0 if b1 is None else b1)))
+    found = np.empty(actual.size)
+    effective_array(actual.ravel(), angles == "exact", found)
+    return found.reshape(() if b1 is None else np.shape(b1))
 
 
 def solve_r1(
     s_pdw: Float64, s_t1w: Float64, pdw: Excitation, t1w: Excitation, b1: Float64 | None, angles: Angles
 ) -> R1Estimate:
     """Solve for R1 and amplitude on float64 arrays, unclipped; formulas and units as in ``estimate_r1``."""
-    with np.errstate(all="ignore"):
-        # Zero is no signal: nothing can be known there. No excitation, t = 0, gives NaN by itself.
-        p, s = (np.where(x == 0, np.nan, x) for x in (s_pdw, s_t1w))
-        t_p, t_s = (effective_angle(x, b1, angles) for x in (pdw, t1w))
-        tr_p, tr_s = pdw.repetition_time_s, t1w.repetition_time_s
-        top = 0.5 * (p * t_p / tr_p - s * t_s / tr_s)
-        bottom = s / t_s - p / t_p
-        r1 = top / bottom
-        r1_by_p = (0.5 * t_p / tr_p + r1 / t_p) / bottom
-        r1_by_s = -(0.5 * t_s / tr_s + r1 / t_s) / bottom
-        numerator = tr_s * t_p / t_s - tr_p * t_s / t_p
-        below = p * tr_s * t_p - s * tr_p * t_s
-        amplitude = s * p * numerator / below
-        a_by_p = -s * s * tr_p * t_s * numerator / (below * below)
-        a_by_s = p * p * tr_s * t_p * numerator / (below * below)
-    return R1Estimate(r1, amplitude, r1_by_p, r1_by_s, a_by_p, a_by_s)
+    from voxcloud.qmri.relaxation_kernel import solve_r1_array
+
+    t_pdw, t_t1w = (effective_angle(x, b1, angles) for x in (pdw, t1w))
+    arrays = np.broadcast_arrays(s_pdw, s_t1w, t_pdw, t_t1w)
+    found = np.empty((6, arrays[0].size))
+    # Copies: what is broadcast cannot be written to, and would be compiled for anew.
+    solve_r1_array(*(np.array(x).ravel() for x in arrays), pdw.repetition_time_s, t1w.repetition_time_s, found)
+    return R1Estimate(*(row.reshape(arrays[0].shape) for row in found))
 
 
 def estimate_r1(

@@ -163,22 +163,24 @@ def correct_spoiling(r1: npt.ArrayLike, b1: npt.ArrayLike, coefficients: Spoilin
     Preibisch and Deichmann (2009), doi:10.1002/mrm.21776.
     """
     check_b1(b1)
-    return apply_spoiling(as_float64(r1), as_float64(b1), coefficients).astype(result_dtype(r1))
+    return apply_spoiling(as_float64(r1), as_float64(b1), coefficients)[0].astype(result_dtype(r1))
 
 
-def apply_spoiling(r1: Float64, b1: Float64, coefficients: SpoilingCoefficients) -> Float64:
-    """Do what ``correct_spoiling`` says on float64 arrays, unchecked."""
-    per_ms = r1 / MS_PER_S
+def apply_spoiling(r1: Float64, b1: Float64, coefficients: SpoilingCoefficients) -> tuple[Float64, Float64]:
+    """Return corrected R1 (1/s) and its derivative by the apparent one, from float64 arrays, unchecked."""
+    from voxcloud.qmri.relaxation_kernel import spoiling_array
+
+    arrays = np.broadcast_arrays(r1, b1)
+    flat = [np.array(x).ravel() for x in arrays]
+    below, slope = np.empty(flat[0].size), np.empty(flat[0].size)
+    spoiling_array(*flat, np.array(coefficients.p2_a), np.array(coefficients.p2_b), below, slope)
     with np.errstate(all="ignore"):
-        below = np.polyval(coefficients.p2_a, b1) * per_ms + np.polyval(coefficients.p2_b, b1)
-        return np.asarray(per_ms / below * MS_PER_S)
+        return (flat[0] / below).reshape(arrays[0].shape), slope.reshape(arrays[0].shape)
 
 
-def spoiling_slope(r1: Float64, b1: Float64, coefficients: SpoilingCoefficients) -> Float64:
+def spoiling_slope(r1: npt.ArrayLike, b1: npt.ArrayLike, coefficients: SpoilingCoefficients) -> Float64:
     """Return the derivative of the corrected R1 by the apparent one (1/s): ``Pb / (Pa R1app + Pb)^2``."""
-    with np.errstate(all="ignore"):
-        p_b = np.polyval(coefficients.p2_b, b1)
-        return np.asarray(p_b / (np.polyval(coefficients.p2_a, b1) * r1 / MS_PER_S + p_b) ** 2)
+    return apply_spoiling(as_float64(r1), as_float64(b1), coefficients)[1]
 
 
 def _simulate(excitation: Excitation, t1: Float64, b1: Float64, spoiling: Spoiling) -> Float64:
