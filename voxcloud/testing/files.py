@@ -36,7 +36,7 @@ def write_nifti(
     path
         Ends in ``.nii`` or ``.nii.gz``.
     data
-        (x, y, z) or (x, y, z, volume). float32 is stored as it is, bool as uint8.
+        (x, y, z) or (x, y, z, volume). float32 and int16 are stored as they are, bool as uint8.
     affine
         Voxel to RAS+ mm; stored as sform and qform.
     description
@@ -52,7 +52,7 @@ def write_nifti(
     header = nib.Nifti1Header()
     header.set_data_dtype(stored.dtype)
     header.set_data_shape(stored.shape)
-    header.set_zooms([*np.abs(np.diag(affine)[:3]), *([1.0] * (stored.ndim - 3))])
+    header.set_zooms([*np.sqrt((affine[:3, :3] ** 2).sum(axis=0)), *([1.0] * (stored.ndim - 3))])
     header.set_sform(affine, MNI_CODE if in_mni else SCANNER_CODE)
     header.set_qform(affine, MNI_CODE if in_mni else SCANNER_CODE)
     header.set_xyzt_units("mm")

@@ -1,0 +1,213 @@
+"""One session of the simulated raw data: its images, and its truth in the space of the PDw images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxcloud.testing.fields import Float64
+from voxcloud.testing.raw_b1 import FieldMapping, image_count, write_b1
+from voxcloud.testing.raw_fields import CoilFields, coil_fields
+from voxcloud.testing.raw_files import SessionWriter
+from voxcloud.testing.raw_geometry import Grid, Movement, movement
+from voxcloud.testing.raw_head import Head, HeadTissues, VisitChange, person_head
+from voxcloud.testing.raw_protocol import B1Protocol, ContrastProtocol
+from voxcloud.testing.raw_scan import Acquisition, Sampled, SpoilingFactor, reference_gain, sample_head
+from voxcloud.testing.raw_tissue import PARAMETERS, TISSUES, UNITS
+
+# SD per axis: how people lie from visit to visit, and how they move between the acquisitions of one.
+SESSION_POSE = {"degrees": 2.5, "mm": 2.5}
+MOTION = {"degrees": 0.6, "mm": 0.8}
+ORDER = ("MTw", "PDw", "T1w")
+
+
+@dataclass(frozen=True)
+class RawSettings:
+    """What ``simulate_raw`` was asked for, and what follows from it.
+
+    Attributes
+    ----------
+    noise_sd
+        In stored units.
+    movements
+        None: drawn if ``motion``.
+    b1_scale
+        One per session.
+    grid, b1_grid, head, b1_head
+        Voxels, and the head blurred for them.
+    """
+
+    seed: int
+    protocol: Mapping[str, ContrastProtocol]
+    b1_protocol: B1Protocol
+    b1: str
+    b0: str | None
+    noise_sd: float
+    motion: bool
+    movements: Mapping[str, Movement] | None
+    b1_scale: tuple[float, ...]
+    changes: tuple[VisitChange, ...]
+    pulse_saturation: float
+    spoiling: SpoilingFactor | None
+    grid: Grid
+    b1_grid: Grid
+    head: HeadTissues
+    b1_head: HeadTissues
+
+    def images_per_session(self) -> int:
+        """Return how many images a session has."""
+        return sum(len(c.echo_times_s) for c in self.protocol.values()) + image_count(
+            self.b1, self.b0, self.b1_protocol
+        )
+
+    def session_movements(self, participant: str, session: str) -> dict[str, Movement]:
+        """Return the movement of the head since PDw for each acquisition."""
+        names = [name for name in ORDER if name in self.protocol and name != "PDw"]
+        names += ["B1"] if self.b1 != "none" else []
+        if self.movements is not None:
+            return {name: self.movements.get(name, Movement()) for name in names}
+        if not self.motion:
+            return {name: Movement() for name in names}
+        return {name: movement(self.seed, participant, session, name, **MOTION) for name in names}
+
+
+@dataclass(frozen=True)
+class WrittenSession:
+    """What was written of a session.
+
+    Attributes
+    ----------
+    truth
+        Name of a map to its file.
+    movements
+        Acquisition to movement since PDw.
+    pose
+        Where the head lay in PDw.
+    images
+        Relative to the root.
+    record
+        For ``truth.json``.
+    """
+
+    participant: str
+    session: str
+    truth: Mapping[str, Path]
+    movements: Mapping[str, Movement]
+    pose: Movement
+    images: tuple[str, ...]
+    record: Mapping[str, Any]
+
+
+def write_session(
+    folder: Path, settings: RawSettings, participant: str, session: str, visit: int, written: Callable[[], None]
+) -> WrittenSession:
+    """Write images and truth of one session.
+
+    Parameters
+    ----------
+    visit
+        0 is the first.
+    written
+        Called after each image.
+    """
+    head = person_head(settings.head, settings.seed, participant, visit, settings.changes)
+    scale = settings.b1_scale[visit]
+    coils = coil_fields(settings.seed, participant, session, scale=scale)
+    pose = movement(settings.seed, participant, session, "pose", **SESSION_POSE)
+    if not settings.motion and settings.movements is None:
+        pose = Movement()
+    movements = settings.session_movements(participant, session)
+    placed = _placed(settings.head, pose)
+    acquisition = Acquisition(
+        reference_gain(settings.protocol),
+        settings.noise_sd,
+        settings.seed,
+        (participant, session),
+        settings.pulse_saturation,
+        settings.spoiling,
+    )
+    writer = SessionWriter(folder, participant, session, written)
+    truth: dict[str, Path] = {}
+    for name in (n for n in ORDER if n in settings.protocol):
+        at = movements.get(name, Movement()).matrix() @ placed
+        sampled = sample_head(head, coils, settings.grid, at)
+        if name == "PDw":
+            truth |= _write_truth(writer, sampled)
+        _write_contrast(writer, settings, acquisition, sampled, name)
+    if settings.b1 != "none":
+        truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ placed)
+    record = {
+        "participant_id": f"sub-{participant}",
+        "session_id": f"ses-{session}",
+        "pose": pose.to_tree(),
+        "movements_since_PDw": {name: moved.to_tree() for name, moved in movements.items()},
+        "b1_scale": scale,
+        "truth": {name: path.relative_to(folder).as_posix() for name, path in truth.items()},
+    }
+    return WrittenSession(participant, session, truth, movements, pose, tuple(sorted(writer.paths)), record)
+
+
+def _placed(tissues: HeadTissues, pose: Movement) -> Float64:
+    to_isocentre = np.eye(4)
+    to_isocentre[:3, 3] = [-mm for mm in tissues.centre_mm]
+    return np.asarray(pose.matrix() @ to_isocentre)
+
+
+def _write_contrast(
+    writer: SessionWriter, settings: RawSettings, acquisition: Acquisition, sampled: Sampled, name: str
+) -> None:
+    contrast = settings.protocol[name]
+    angles = sorted({c.flip_angle_deg for c in settings.protocol.values()})
+    common = {
+        "FlipAngle": contrast.flip_angle_deg,
+        "RepetitionTimeExcitation": contrast.repetition_time_s,
+        "MTState": contrast.mt,
+        "PulseSequenceType": "multi-echo FLASH",
+        "MRAcquisitionType": "3D",
+        "SpoilingState": True,
+    }
+    for number, image in enumerate(acquisition.echoes(sampled, name, contrast), start=1):
+        entities: dict[str, str | int] = {
+            "echo": number,
+            "flip": angles.index(contrast.flip_angle_deg) + 1,
+            "mt": "on" if contrast.mt else "off",
+            "part": "mag",
+        }
+        sidecar = {"EchoTime": contrast.echo_times_s[number - 1], **common}
+        writer.write("anat", "MPM", entities, image, sampled.grid, sidecar)
+
+
+def _write_b1(
+    writer: SessionWriter,
+    settings: RawSettings,
+    acquisition: Acquisition,
+    head: Head,
+    coils: CoilFields,
+    pose: Float64,
+) -> dict[str, Path]:
+    sampled = sample_head(replace(head, tissues=settings.b1_head), coils, settings.b1_grid, pose)
+    write_b1(writer, FieldMapping(sampled, acquisition, settings.b1_protocol, settings.b0), settings.b1)
+    if settings.b0 is None:
+        return {}
+    field = sampled.volume(sampled.static_hz)
+    return {"fieldmap": writer.write_truth("fieldmap", field, sampled.grid, "static field in Hz, B1 space")}
+
+
+def _write_truth(writer: SessionWriter, sampled: Sampled) -> dict[str, Path]:
+    """Write the true maps; zero where there is no head."""
+    grid = sampled.grid
+    truth = {
+        name: writer.write_truth(name, sampled.volume(sampled.parameter(name)), grid, f"truth in {UNITS[name]}")
+        for name in PARAMETERS
+    }
+    percent = sampled.volume(100.0 * sampled.transmit)
+    truth["TB1map"] = writer.write_truth("TB1map", percent, grid, "true B1+ in percent of nominal")
+    truth["RB1map"] = writer.write_truth("RB1map", sampled.volume(sampled.receive), grid, "true receive sensitivity")
+    for at, tissue in enumerate(TISSUES):
+        name = f"label-{tissue}_probseg"
+        truth[name] = writer.write_truth(name, sampled.volume(sampled.fractions[:, at]), grid, "true fraction")
+    return truth
