@@ -3,7 +3,7 @@
 nibabel reads the header; the voxels are read here, for two reasons. A masked read needs a tenth of a brain image and
 no float64 copy of all of it. And a volume deep inside a 4D ``.nii.gz`` can only be reached by decompressing everything
 before it: reading k = 0 ... n-1 one after the other would decompress the file n/2 times, so the place in the
-compressed stream is kept between calls and a forward read goes on from there.
+compressed stream is kept between calls and a forward read goes on from there. ISA-L decompresses twice as fast as zlib.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import itertools
 import os
 import threading
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 from nibabel.spatialimages import HeaderDataError
 
 from voxcloud.errors import ImageError, StorageError
@@ -32,7 +32,9 @@ SAME_PLACE_MM = 0.01
 """Two grids are the same when no corner of one lies further than this from the other; above float32 rounding of the
 header (about 1e-4 mm), far below anything that matters at a voxel size of 1 mm."""
 
-_AUTO_GZIP = 31  # zlib window bits: a gzip wrapper, whose checksum zlib then verifies at its end
+# Its type stub says "an object"; it is an exception.
+_DAMAGED: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+_AUTO_GZIP = 31  # window bits: a gzip wrapper, whose checksum is then verified at its end
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _read_start(name: str) -> tuple[bytes, bool]:
                 content += piece
         except EOFError:
             return content, True
-        except zlib.error as error:
+        except _DAMAGED as error:
             raise ImageError(
                 f"{name}: expected a gzip file, found damaged bytes ({error}). Copy or write the file again."
             ) from None
@@ -297,7 +299,7 @@ class _GzipPlace:
 
     def __init__(self, identity: tuple[Any, ...]) -> None:
         self.identity = identity
-        self.stream = zlib.decompressobj(_AUTO_GZIP)
+        self.stream = isal_zlib.decompressobj(_AUTO_GZIP)
         self.compressed_at = 0
         self.position = 0
         self.pending = b""
@@ -312,8 +314,7 @@ class _GzipPlace:
             if not self.pending:
                 self.pending = handle.read(chunk_bytes)
                 self.compressed_at += len(self.pending)
-            if not self.pending:
-                raise EOFError
+            at_the_end = not self.pending  # the decompressor may still hold bytes that it had no room for
             content = self.stream.decompress(self.pending, limit)
             self.pending = self.stream.unconsumed_tail
             if self.stream.eof:
@@ -321,6 +322,8 @@ class _GzipPlace:
             if content:
                 self.position += len(content)
                 return content
+            if at_the_end and not self.ended:
+                raise EOFError
         return b""
 
     def _next_member(self, handle: BinaryIO) -> None:
@@ -331,7 +334,7 @@ class _GzipPlace:
             self.compressed_at += len(more)
             rest += more
         if rest[:2] == GZIP_MAGIC:
-            self.stream, self.pending = zlib.decompressobj(_AUTO_GZIP), rest
+            self.stream, self.pending = isal_zlib.decompressobj(_AUTO_GZIP), rest
         else:
             self.ended = True
 
@@ -367,7 +370,7 @@ def _gzip_range(nifti: NiftiFile, volume: int, start: int, *, to_the_end: bool) 
                 f"{nifti.path}: expected {nifti.total_bytes} bytes of header and voxels, found {place.position} "
                 f"before the compressed file ends at {state.st_size} bytes: it is cut short. Copy or write it again."
             ) from None
-        except zlib.error as error:
+        except _DAMAGED as error:
             raise ImageError(
                 f"{nifti.path}: expected {nifti.total_bytes} bytes of header and voxels, found damaged compressed "
                 f"bytes after {place.position} ({error}). Copy or write the file again."
