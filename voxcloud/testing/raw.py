@@ -24,7 +24,7 @@ from voxcloud.testing.raw_signals import MT_PULSE_SATURATION
 from voxcloud.testing.raw_tables import write_descriptions, write_tables, write_truth_record
 from voxcloud.testing.raw_tissue import PARAMETERS
 
-FOV_MM = (192.0, 232.0, 200.0)
+FOV_MM = (192.0, 232.0, 192.0)
 TILT = Movement((4.0, 0.0, 1.0), (0.0, 2.0, 4.0))
 B1_FOV_MM = (208.0, 240.0, 208.0)
 B1_TILT = Movement((0.0, 1.5, -1.0), (1.3, -0.7, 3.1))

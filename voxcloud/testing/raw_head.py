@@ -208,6 +208,25 @@ def template_head(resolution_mm: float) -> HeadTissues:
     .. [1] Fonov V et al. (2011) Unbiased average age-appropriate atlases for pediatric studies. NeuroImage 54:313-327.
        doi:10.1016/j.neuroimage.2010.07.033
     """
+    stride = max(1, int(resolution_mm / 2.0))
+    layers, affine = _template_layers()
+    blur = np.sqrt(max(resolution_mm**2 - (SPLINE_FWHM_MM * stride) ** 2, 0.0)) * FWHM_TO_SIGMA
+    blurred = []
+    for whole in layers:
+        layer = whole
+        for axis in range(3):
+            if blur > 0:
+                layer = ndimage.gaussian_filter1d(layer, blur, axis=axis, mode="nearest", truncate=3.0)
+            layer = layer[(slice(None),) * axis + (slice(None, None, stride),)]
+        blurred.append(layer)
+    spaced = affine.copy()
+    spaced[:3, :3] *= stride
+    return _tissues(np.stack(blurred, axis=-1), spaced, (0.0, -18.0, 10.0))
+
+
+@lru_cache(maxsize=1)
+def _template_layers() -> tuple[tuple[Float32, ...], Float64]:
+    """Return GM, WM, CSF and scalp on the template's 1 mm grid, and its affine."""
     from nilearn import datasets  # 0.5 s to import: only when a template is wanted
 
     images = [
@@ -215,18 +234,9 @@ def template_head(resolution_mm: float) -> HeadTissues:
         for load in (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     ]
     t1, gm, wm = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
-    affine = np.array(images[0].affine, dtype=np.float64)
-    stride = max(1, int(resolution_mm / 2.0))
     brain = _brain(t1, gm + wm)
     gm, wm = np.clip(gm, 0, 1) * brain, np.clip(wm, 0, 1) * brain
-    stack = _with_shells(gm, wm, brain, 1.0)
-    blur = np.sqrt(max(resolution_mm**2 - (SPLINE_FWHM_MM * stride) ** 2, 0.0)) * FWHM_TO_SIGMA
-    if blur > 0:
-        for layer in stack:
-            layer[...] = ndimage.gaussian_filter(layer, blur, mode="nearest", truncate=3.0)
-    coefficients = np.ascontiguousarray(np.moveaxis(np.stack(stack)[:, ::stride, ::stride, ::stride], 0, -1))
-    affine[:3, :3] *= stride
-    return _tissues(coefficients, affine, (0.0, -18.0, 10.0))
+    return tuple(_with_shells(gm, wm, brain, 1.0)), np.array(images[0].affine, dtype=np.float64)
 
 
 def phantom_head(resolution_mm: float = 8.0) -> HeadTissues:

@@ -18,7 +18,7 @@ from voxcloud.testing.raw_signals import flash_signal, mt_saturation, rician
 from voxcloud.testing.raw_tissue import PARAMETERS, VALUES
 
 SLAB_VOXELS = 2_000_000
-REFERENCE = 400.0
+REFERENCE = 320.0
 """Stored value of white matter in PDw at TE = 0, where B1+ and receive field are 1."""
 
 SpoilingFactor = Callable[[str, Float32, Float32], npt.NDArray[np.floating]]

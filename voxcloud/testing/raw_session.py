@@ -204,9 +204,13 @@ def _write_truth(writer: SessionWriter, sampled: Sampled) -> dict[str, Path]:
         name: writer.write_truth(name, sampled.volume(sampled.parameter(name)), grid, f"truth in {UNITS[name]}")
         for name in PARAMETERS
     }
-    percent = sampled.volume(100.0 * sampled.transmit)
-    truth["TB1map"] = writer.write_truth("TB1map", percent, grid, "true B1+ in percent of nominal")
-    truth["RB1map"] = writer.write_truth("RB1map", sampled.volume(sampled.receive), grid, "true receive sensitivity")
+    fields = (
+        ("TB1map", 100.0 * sampled.transmit, 2.0**7, "true B1+ in percent of nominal"),
+        ("RB1map", sampled.receive, 2.0**13, "true receive sensitivity"),
+    )
+    for name, values, steps, description in fields:
+        # Rounded to 1e-4 of its value in binary, a smooth field takes half the space.
+        truth[name] = writer.write_truth(name, np.rint(sampled.volume(values) * steps) / steps, grid, description)
     for at, tissue in enumerate(TISSUES):
         name = f"label-{tissue}_probseg"
         truth[name] = writer.write_truth(name, sampled.volume(sampled.fractions[:, at]), grid, "true fraction")
