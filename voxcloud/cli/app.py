@@ -187,16 +187,36 @@ def report(study: StudyArgument) -> None:
 @app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write, which must not exist or be empty.", show_default=False)],
-    resolution: Annotated[float, typer.Option(min=1.0, max=12.0, help="Voxel size in mm.")] = 4.0,
+    resolution: Annotated[
+        float | None, typer.Option(min=0.8, max=12.0, help="Voxel size in mm; default: 4, with --raw 2.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed makes the same bytes.")] = 0,
     maps: Annotated[
         list[str] | None, typer.Option("--map", help="Only these maps (repeat the option); default: all eight.")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Raw data instead: multi-echo FLASH and B1+ as BIDS, of which maps are made.")
+    ] = False,
+    participants: Annotated[
+        int | None, typer.Option(min=1, max=99, help="With --raw: how many people; default: 2.")
+    ] = None,
+    visits: Annotated[int | None, typer.Option(min=1, max=99, help="With --raw: visits of each; default: 2.")] = None,
+    b1: Annotated[
+        str | None,
+        typer.Option(
+            help="With --raw: how B1+ is measured: AFI (default), SESTE (distorted, with a field map), DAM, TFL, RFM, "
+            "TB1map or none."
+        ),
+    ] = None,
 ) -> None:
-    """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it."""
-    from voxcloud.cli.simulation import simulate_with_progress
+    """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it.
 
-    simulate_with_progress(out, resolution, seed, tuple(maps) if maps else None)
+    With --raw: what the scanner gives, with known R1, PD, R2* and MTsat.
+    """
+    from voxcloud.cli.simulation import SimulationOptions, simulate_with_progress
+
+    options = SimulationOptions(resolution, seed, tuple(maps) if maps else None, participants, visits, b1)
+    simulate_with_progress(out, options, raw=raw)
 
 
 @unit_app.command("run")

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from voxcloud.cli.show import say
 from voxcloud.cli.text import number_of, seconds, size
+from voxcloud.errors import StudyFileError
 from voxcloud.pipeline.engines import worker_count
 from voxcloud.pipeline.study import plan_study
+from voxcloud.testing.raw import simulate_raw
 from voxcloud.testing.simulate import simulate_study
+
+MAPS_RESOLUTION_MM = 4.0
+RAW_RESOLUTION_MM, RAW_PARTICIPANTS, RAW_VISITS = 2.0, 2, 2
+DEFAULT_B1 = "AFI"
 
 
 class _Progress:
@@ -31,12 +39,78 @@ class _Progress:
             sys.stdout.flush()
 
 
-def simulate_with_progress(out: Path, resolution: float, seed: int, maps: tuple[str, ...] | None) -> None:
-    """Simulate a study and say what was made."""
+@dataclass(frozen=True)
+class SimulationOptions:
+    """Options of the command; None is the default of what is simulated."""
+
+    resolution: float | None
+    seed: int
+    maps: tuple[str, ...] | None
+    participants: int | None
+    visits: int | None
+    b1: str | None
+
+
+def simulate_with_progress(out: Path, options: SimulationOptions, *, raw: bool) -> None:
+    """Simulate a study, of maps or of raw data, and say what was made.
+
+    Raises
+    ------
+    StudyFileError
+        If an option belongs to the other kind.
+    """
+    if raw:
+        _refuse({"--map": options.maps}, "is for maps, not for --raw. Raw data are of all four maps.")
+        _simulate_raw(out, options)
+    else:
+        given = {"--participants": options.participants, "--visits": options.visits, "--b1": options.b1}
+        _refuse(given, "is for raw data. Add --raw; the model study has its own people and visits.")
+        _simulate_maps(out, options)
+
+
+def _refuse(given: Mapping[str, object], why: str) -> None:
+    for option, value in given.items():
+        if value is not None:
+            raise StudyFileError(f"simulate: {option} {why}")
+
+
+def _simulate_raw(out: Path, options: SimulationOptions) -> None:
     start = time.monotonic()
-    made = simulate_study(out, resolution_mm=resolution, seed=seed, maps=maps, progress=_Progress())
-    files = [path for path in made.folder.rglob("*") if path.is_file()]
-    voxels, stored = int(made.anatomy.mask.sum()), sum(path.stat().st_size for path in files)
+    b1 = DEFAULT_B1 if options.b1 is None else options.b1
+    made = simulate_raw(
+        out,
+        resolution_mm=RAW_RESOLUTION_MM if options.resolution is None else options.resolution,
+        seed=options.seed,
+        participants=RAW_PARTICIPANTS if options.participants is None else options.participants,
+        sessions=RAW_VISITS if options.visits is None else options.visits,
+        b1=b1,
+        b0="phasediff" if b1 == "SESTE" else None,
+        progress=_Progress(),
+    )
+    people, visits = {participant for participant, _ in made.truth}, {session for _, session in made.truth}
+    say(
+        f"Made    {number_of(len(made.images), 'image')} of {number_of(len(people), 'participant')} at "
+        f"{number_of(len(visits), 'visit')}, B1+ by {b1}, {size(_stored(made.folder))}, "
+        f"in {seconds(time.monotonic() - start)}"
+    )
+    say(f"Truth   R1map, PDmap, R2starmap, MTsat and TB1map of each session, in {made.folder / 'truth'}")
+    say(f"Study   {made.study_file}\nRun it with: voxcloud run {made.study_file}")
+
+
+def _stored(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _simulate_maps(out: Path, options: SimulationOptions) -> None:
+    start = time.monotonic()
+    made = simulate_study(
+        out,
+        resolution_mm=MAPS_RESOLUTION_MM if options.resolution is None else options.resolution,
+        seed=options.seed,
+        maps=options.maps,
+        progress=_Progress(),
+    )
+    voxels, stored = int(made.anatomy.mask.sum()), _stored(made.folder)
     say(
         f"Made    {number_of(len(made.images), 'image')} of {number_of(len(made.participants), 'participant')} at "
         f"{number_of(len(made.sessions), 'visit')}, {voxels:,} voxels each, {size(stored)}, "
