@@ -83,7 +83,7 @@ def flash_epg(
     """Return the signal |F0| right after the last pulse, as a fraction of equilibrium.
 
     Each repetition: rotation about an axis with the phase of RF spoiling; relaxation; diffusion; dephasing by one
-    order. All simulations run side by side.
+    order.
 
     Parameters
     ----------
@@ -107,39 +107,29 @@ def flash_epg(
     1. Weigel et al. (2010), diffusion in phase graphs, doi:10.1016/j.jmr.2010.05.011.
     2. Weigel (2015), doi:10.1002/jmri.24619.
     """
-    angle, t1, count = np.broadcast_arrays(as_float64(flip_angle_rad), as_float64(t1_s), np.asarray(pulses))
-    order = np.argsort(-count, kind="stable")  # those that end first are last, and leave the arrays
-    angle, t1, count = angle[order], t1[order], count[order]
-    decay = np.exp(-repetition_time_s / spoiling.t2_s)
-    orders = _orders(decay, int(count[0]))
-    longitudinal, rising, falling = _attenuation(orders, repetition_time_s, spoiling)
-    rising, falling = rising * decay, falling * decay
-    recovery = np.exp(-repetition_time_s / t1)[:, None]
-    half = 0.5 * angle[:, None]
-    cos2, sin2, sin, cos = np.cos(half) ** 2, np.sin(half) ** 2, np.sin(angle)[:, None], np.cos(angle)[:, None]
-    plus, minus, z = (np.zeros((angle.size, orders), np.complex128) for _ in range(3))
-    z[:, 0] = 1.0
+    from voxcloud.qmri.epg_kernel import simulate  # numba takes half a second to import
+
+    # Copies: what is broadcast cannot be written to, and would be compiled for anew.
+    angle, t1, count = (
+        np.array(x) for x in np.broadcast_arrays(as_float64(flip_angle_rad), as_float64(t1_s), np.asarray(pulses))
+    )
+    most = int(count.max())
+    decay = float(np.exp(-repetition_time_s / spoiling.t2_s))
+    longitudinal, rising, falling = _attenuation(_orders(decay, most), repetition_time_s, spoiling)
+    # Pulse n has the phase phi n (n + 1) / 2; whole turns are taken off before they cost precision.
+    turn = np.remainder(spoiling.rf_increment_rad * np.arange(1, most + 1), 2.0 * np.pi)
     signal = np.zeros(angle.size)
-    for pulse in range(int(count[0])):
-        n = int(np.searchsorted(-count, -pulse, side="left"))  # simulations with more pulses than this
-        p, m, v = plus[:n], minus[:n], z[:n]
-        phase = np.exp(0.5j * spoiling.rf_increment_rad * pulse * (pulse + 1))
-        # A frame turned by the phase of the pulse makes the rotation the same for every pulse.
-        p, m = p * np.conj(phase), m * phase
-        turned, mirrored = cos2[:n] * p + sin2[:n] * m, sin2[:n] * p + cos2[:n] * m
-        tipped = 1j * sin[:n] * v
-        v = cos[:n] * v - 0.5j * sin[:n] * (p - m)
-        p, m = (turned - tipped) * phase, (mirrored + tipped) * np.conj(phase)
-        last = count[:n] == pulse + 1
-        signal[:n][last] = np.abs(p[last, 0])
-        p, m = p * rising, m * falling
-        minus[:n, :-1], minus[:n, -1] = m[:, 1:], 0.0
-        plus[:n, 1:], plus[:n, 0] = p[:, :-1], np.conj(m[:, 1] if orders > 1 else 0.0)
-        z[:n] = v * (recovery[:n] * longitudinal)
-        z[:n, 0] += 1.0 - recovery[:n, 0]
-    found = np.empty_like(signal)
-    found[order] = signal
-    return found
+    simulate(
+        angle.ravel(),
+        np.exp(-repetition_time_s / t1.ravel()),
+        count.ravel().astype(np.int64),
+        turn,
+        longitudinal,
+        rising * decay,
+        falling * decay,
+        signal,
+    )
+    return signal.reshape(angle.shape)
 
 
 def _orders(decay: float, pulses: int) -> int:

@@ -64,12 +64,15 @@ def transmit_factor(b1, lipp, constant):  # type: ignore[no-untyped-def]
 
 
 @njit(**STRICT)
-def spoiling_factors(r1, b1, p2_a, p2_b):  # type: ignore[no-untyped-def]
+def spoiling_factors(r1, b1, p_a, p_b, p_c):  # type: ignore[no-untyped-def]
     """Return by what R1 (1/s) is divided, and the derivative of the corrected by the apparent R1."""
-    p_a = (p2_a[0] * b1 + p2_a[1]) * b1 + p2_a[2]
-    p_b = (p2_b[0] * b1 + p2_b[1]) * b1 + p2_b[2]
-    below = p_a * (r1 * PER_MS) + p_b
-    return below, p_b / (below * below)
+    per_ms = r1 * PER_MS
+    a = (p_a[0] * b1 + p_a[1]) * b1 + p_a[2]
+    b = (p_b[0] * b1 + p_b[1]) * b1 + p_b[2]
+    c = (p_c[0] * b1 + p_c[1]) * b1 + p_c[2]
+    curve = c / per_ms if c != 0.0 else 0.0
+    below = a * per_ms + b + curve
+    return below, (b + 2.0 * curve) / (below * below)
 
 
 @njit(**STRICT)
@@ -102,15 +105,26 @@ def solve_mtsat_array(s_mtw, b1, estimate, angle, tr, lipp, constant, found):  #
 
 
 @njit(**STRICT)
-def spoiling_array(r1, b1, p2_a, p2_b, below, slope):  # type: ignore[no-untyped-def]
+def _triples(polynomials):  # type: ignore[no-untyped-def]
+    """Return the rows as tuples: loads from an array would keep a loop from being vectorised."""
+    return (
+        (polynomials[0, 0], polynomials[0, 1], polynomials[0, 2]),
+        (polynomials[1, 0], polynomials[1, 1], polynomials[1, 2]),
+        (polynomials[2, 0], polynomials[2, 1], polynomials[2, 2]),
+    )
+
+
+@njit(**STRICT)
+def spoiling_array(r1, b1, polynomials, below, slope):  # type: ignore[no-untyped-def]
     """Fill in ``spoiling_factors`` of every voxel."""
+    p_a, p_b, p_c = _triples(polynomials)
     for i in range(r1.size):
-        below[i], slope[i] = spoiling_factors(r1[i], b1[i], p2_a, p2_b)
+        below[i], slope[i] = spoiling_factors(r1[i], b1[i], p_a, p_b, p_c)
 
 
 @njit(**STRICT)
 def maps_tiles(  # type: ignore[no-untyped-def]
-    fitted, loss, b1, excitations, exact, spoiled, p2_a, p2_b, lipp, constant, limits, offset, found, counts
+    fitted, loss, b1, excitations, exact, spoiled, polynomials, lipp, constant, limits, offset, found, counts
 ):
     """Make the maps of the voxels from ``offset`` on from signals at TE = 0, all corrected and within limits.
 
@@ -122,7 +136,7 @@ def maps_tiles(  # type: ignore[no-untyped-def]
     b1 : (w,) of all voxels: ratio; 1 where there is no map.
     excitations : (trains, 2) flip angle in rad and repetition time in s.
     exact : whether t is 2 tan(a / 2).
-    spoiled, p2_a, p2_b : whether R1 is corrected, and coefficients.
+    spoiled, polynomials : whether R1 is corrected for imperfect spoiling, and its (3, 3) coefficients.
     lipp, constant : MTsat correction; Lipp's has R1, A and the angle in it for actual angles.
     limits : (8, 2) of the maps.
     found : (8 or more, w) float32 or float64, filled: R1, A, MTsat, R2*, each with its error behind it.
@@ -142,7 +156,7 @@ def maps_tiles(  # type: ignore[no-untyped-def]
             work[LOSS + i] = loss[start + i]
             work[RATE + i] = fitted[0, start + i]
             work[RATE_ERROR + i] = fitted[1, start + i]
-        _relaxation(work, excitations, exact, spoiled, p2_a, p2_b)
+        _relaxation(work, excitations, exact, spoiled, polynomials)
         if trains > 2:
             _saturation(work, excitations, exact, lipp, constant)
         for k in range(MAPS):
@@ -150,14 +164,14 @@ def maps_tiles(  # type: ignore[no-untyped-def]
 
 
 @njit(**STRICT)
-def _relaxation(work, excitations, exact, spoiled, p2_a, p2_b):  # type: ignore[no-untyped-def]
+def _relaxation(work, excitations, exact, spoiled, polynomials):  # type: ignore[no-untyped-def]
     angle_p, angle_s, tr_p, tr_s = excitations[0, 0], excitations[1, 0], excitations[0, 1], excitations[1, 1]
-    p_a, p_b = (p2_a[0], p2_a[1], p2_a[2]), (p2_b[0], p2_b[1], p2_b[2])
+    p_a, p_b, p_c = _triples(polynomials)
     for i in range(TILE):
         b1, p, s = work[FIELD + i], work[PDW + i], work[T1W + i]
         t_p, t_s = effective(angle_p * b1, exact), effective(angle_s * b1, exact)
         r1, a, r1_by_p, r1_by_s, a_by_p, a_by_s = r1_and_amplitude(p, s, t_p, t_s, tr_p, tr_s)
-        below, slope = spoiling_factors(r1, b1, p_a, p_b)
+        below, slope = spoiling_factors(r1, b1, p_a, p_b, p_c)
         e_p, e_s, loss = work[PDW_ERROR + i], work[T1W_ERROR + i], 1.0 / work[LOSS + i]
         error = np.sqrt((r1_by_p * e_p) ** 2 + (r1_by_s * e_s) ** 2)
         work[R1 + i] = r1 / below if spoiled else r1
