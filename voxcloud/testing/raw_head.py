@@ -29,12 +29,11 @@ SPLINE_FWHM_MM = 1.4  # of a cubic B-spline, per mm of spacing: what sampling it
 CSF_RIM_MM, SKULL_MM, SCALP_MM = 2.0, 8.0, 15.0  # distances from the brain at which each layer ends
 REGIONAL_SD = {"R1map": 0.03, "PDmap": 0.01, "R2starmap": 0.06, "MTsat": 0.04}
 PERSONAL_SD = {"R1map": 0.02, "PDmap": 0.007, "R2starmap": 0.04, "MTsat": 0.03}
-BLOCK = 8
 FIELD_SPACING_MM = 16.0  # knots of the smooth fields: variation, deformation
 FIELD_SHAPE = (16, 18, 16)
 FIELD_ORIGIN_MM = (-120.0, -152.0, -120.0)
 SPLINE_SD = (151.0 / 315.0) ** 1.5  # SD of a 3D cubic B-spline with unit white coefficients, averaged over space
-WARP_SD_MM, SIZE_SD = 1.5, 0.03
+WARP_SD_MM, WARP_MOST_MM, SIZE_SD = 1.5, 8.0, 0.03
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,16 @@ class HeadTissues:
     centre_mm
         Point of the head that lies at the isocentre when it is not moved.
     occupied
-        Blocks of 8 coefficients in and near which there is a head.
+        Blocks in and beside which there is a head.
+    block
+        Coefficients per block and axis.
     """
 
     coefficients: Float32
     affine: Float64
     centre_mm: tuple[float, float, float]
     occupied: npt.NDArray[np.bool_]
+    block: int
 
     def voxels(self, template_mm: Float64) -> Float64:
         """Return positions (point, 3) in voxels of the coefficients."""
@@ -127,7 +129,7 @@ class Head:
 
     def may_fill(self, points_mm: Float64) -> npt.NDArray[np.bool_]:
         """Return where the head may be, (point,): quickly, and true for some points beside it too."""
-        blocks = (self.tissues.voxels(self._undeformed(points_mm)) / BLOCK).astype(np.int64)
+        blocks = (self.tissues.voxels(self._undeformed(points_mm)) / self.tissues.block).astype(np.int64)
         shape = self.tissues.occupied.shape
         i, j, k = (np.clip(blocks[:, a], 0, shape[a] - 1) for a in range(3))
         return np.asarray(self.tissues.occupied[i, j, k])
@@ -265,11 +267,13 @@ def phantom_head(resolution_mm: float = 8.0) -> HeadTissues:
 
 def _tissues(coefficients: Float32, affine: Float64, centre_mm: tuple[float, float, float]) -> HeadTissues:
     filled = coefficients.max(axis=3) > 0
-    blocks = np.zeros([-(-n // BLOCK) for n in filled.shape], dtype=bool)
+    # One block of margin: more than a person's shape moves a point, and the two samples that a spline reaches.
+    block = int(np.ceil(WARP_MOST_MM / affine[0, 0])) + 2
+    blocks = np.zeros([-(-n // block) for n in filled.shape], dtype=bool)
     for corner in np.argwhere(np.ones(blocks.shape, dtype=bool)):
-        blocks[tuple(corner)] = filled[tuple(slice(c * BLOCK, (c + 1) * BLOCK) for c in corner)].any()
+        blocks[tuple(corner)] = filled[tuple(slice(c * block, (c + 1) * block) for c in corner)].any()
     coefficients.setflags(write=False)
-    return HeadTissues(coefficients, affine, centre_mm, ndimage.binary_dilation(blocks, np.ones((3, 3, 3))))
+    return HeadTissues(coefficients, affine, centre_mm, ndimage.binary_dilation(blocks, np.ones((3, 3, 3))), block)
 
 
 def _brain(t1: Float32, tissue: Float32) -> npt.NDArray[np.bool_]:

@@ -121,7 +121,7 @@ def write_session(
     if not settings.motion and settings.movements is None:
         pose = Movement()
     movements = settings.session_movements(participant, session)
-    placed = _placed(settings.head, pose)
+    lying = head_at_isocentre(settings.head, pose)
     acquisition = Acquisition(
         reference_gain(settings.protocol),
         settings.noise_sd,
@@ -133,13 +133,13 @@ def write_session(
     writer = SessionWriter(folder, participant, session, written)
     truth: dict[str, Path] = {}
     for name in (n for n in ORDER if n in settings.protocol):
-        at = movements.get(name, Movement()).matrix() @ placed
+        at = movements.get(name, Movement()).matrix() @ lying
         sampled = sample_head(head, coils, settings.grid, at)
         if name == "PDw":
             truth |= _write_truth(writer, sampled)
         _write_contrast(writer, settings, acquisition, sampled, name)
     if settings.b1 != "none":
-        truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ placed)
+        truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ lying)
     record = {
         "participant_id": f"sub-{participant}",
         "session_id": f"ses-{session}",
@@ -151,7 +151,8 @@ def write_session(
     return WrittenSession(participant, session, truth, movements, pose, tuple(sorted(writer.paths)), record)
 
 
-def _placed(tissues: HeadTissues, pose: Movement) -> Float64:
+def head_at_isocentre(tissues: HeadTissues, pose: Movement) -> Float64:
+    """Return head mm to scanner mm, (4, 4): the middle of the brain at the isocentre, then moved."""
     to_isocentre = np.eye(4)
     to_isocentre[:3, 3] = [-mm for mm in tissues.centre_mm]
     return np.asarray(pose.matrix() @ to_isocentre)
