@@ -68,8 +68,9 @@ def _logarithms(signals, rows, first, start, floor, last, y):  # type: ignore[no
 
 @njit(**FUSED)
 def _take_log(images, row, start, floor, y, e):  # type: ignore[no-untyped-def]
+    first = np.uint64(start)  # an unsigned index is not looked at for counting from the end, which hinders vectors
     for i in range(TILE):
-        x = np.float64(images[row, start + i])
+        x = np.float64(images[row, first + np.uint64(i)])
         x = floor if x < floor else x  # NaN stays NaN
         y[e, i] = log(x) + 0.0 * x  # NaN if x is not finite
 
@@ -207,8 +208,9 @@ def _residuals(signals, rows, first, position, start, floor, last, level, decay,
 
 @njit(**FUSED)
 def _add_squares(images, row, start, floor, scale, decay, u, squares):  # type: ignore[no-untyped-def]
+    first = np.uint64(start)
     for i in range(TILE):
-        x = np.float64(images[row, start + i])
+        x = np.float64(images[row, first + np.uint64(i)])
         x = floor if x < floor else x
         difference = x - scale[i] * decay[u, i]
         squares[i] += difference * difference

@@ -147,20 +147,25 @@ def maps_tiles(  # type: ignore[no-untyped-def]
     for start in range(0, n, TILE):
         size = min(TILE, n - start)
         for c in range(trains):
-            for i in range(size):
-                work[c * TILE + i] = fitted[2 + c, start + i]
-            for i in range(size):
-                work[PDW_ERROR + c * TILE + i] = fitted[2 + trains + c, start + i]
-        for i in range(size):
-            work[FIELD + i] = b1[offset + start + i]
-            work[LOSS + i] = loss[start + i]
-            work[RATE + i] = fitted[0, start + i]
-            work[RATE_ERROR + i] = fitted[1, start + i]
+            _copy(fitted[2 + c], start, size, work, c * TILE)
+            _copy(fitted[2 + trains + c], start, size, work, PDW_ERROR + c * TILE)
+        _copy(b1, offset + start, size, work, FIELD)
+        _copy(loss, start, size, work, LOSS)
+        _copy(fitted[0], start, size, work, RATE)
+        _copy(fitted[1], start, size, work, RATE_ERROR)
         _relaxation(work, excitations, exact, spoiled, polynomials)
         if trains > 2:
             _saturation(work, excitations, exact, lipp, constant)
         for k in range(MAPS):
             limit(work, R1 + k * TILE, limits[k, 0], limits[k, 1], offset + start, size, found, k, counts)
+
+
+@njit(**STRICT)
+def _copy(values, start, size, work, row):  # type: ignore[no-untyped-def]
+    # Unsigned indices are not looked at for counting from the end, which keeps loops from being vectorised.
+    source, target = np.uint64(start), np.uint64(row)
+    for i in range(size):
+        work[target + np.uint64(i)] = values[source + np.uint64(i)]
 
 
 @njit(**STRICT)
@@ -201,12 +206,13 @@ def _saturation(work, excitations, exact, lipp, constant):  # type: ignore[no-un
 def limit(values, first, low, high, start, size, found, k, counts):  # type: ignore[no-untyped-def]
     """Bring ``values[first : first + size]`` within limits, store them as ``found[k, start:]`` and count."""
     beyond, unknown = 0, 0
+    source, target = np.uint64(first), np.uint64(start)
     for i in range(size):
-        value = values[first + i]
+        value = values[source + np.uint64(i)]
         beyond += 1 if (value < low or value > high) else 0
         value = low if value < low else value
         value = high if value > high else value
-        found[k, start + i] = value
-        unknown += 0 if abs(found[k, start + i]) < np.inf else 1
+        found[k, target + np.uint64(i)] = value
+        unknown += 0 if abs(found[k, target + np.uint64(i)]) < np.inf else 1
     counts[k, 0] += beyond
     counts[k, 1] += unknown
