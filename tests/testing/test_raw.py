@@ -104,8 +104,8 @@ def test_tiny_raw__files_are_named_as_bids_has_them(noisy: SimulatedRaw) -> None
         "dataset_description.json",
         "participants.json",
         "participants.tsv",
-        "sessions.json",
         "study.yaml",
+        "sub-01/sub-01_sessions.json",
         "sub-01/sub-01_sessions.tsv",
     }
     assert noisy.images == tuple(sorted(n for n in files if n.endswith(".nii.gz") and not n.startswith("truth")))

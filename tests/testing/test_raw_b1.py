@@ -161,3 +161,15 @@ def test_write_epi_pair__is_pushed_both_ways(make: Make) -> None:
         for image, direction in ((forth, "j"), (back, "j-"))
     ]
     assert np.abs(unwarped[0] - unwarped[1]).sum() < 0.6 * apart
+
+
+def test_write_receive_pair__has_the_sensitivity_of_the_array(make: Make) -> None:
+    made = make("AFI", receive_pairs=True)
+    for contrast in ("MTw", "PDw", "T1w"):
+        array, body = load(made, f"acq-head{contrast}_RB1COR"), load(made, f"acq-body{contrast}_RB1COR")
+        bright = body > 200
+        assert bright.sum() > 500
+        image = nib.load(field_maps(made) / f"sub-01_ses-1_acq-head{contrast}_RB1COR.nii.gz")
+        world = np.argwhere(bright) @ image.affine[:3, :3].T + image.affine[:3, 3]
+        ratio = array[bright] / body[bright]
+        np.testing.assert_allclose(ratio / coil_fields(0, "01", "1").receive(world), 1.0, atol=0.03)

@@ -76,6 +76,7 @@ def simulate_raw(
     sessions: int = 2,
     b1: str = "AFI",
     b0: str | None = None,
+    receive_pairs: bool = False,
     noise: float = NOISE,
     motion: bool = True,
     movements: Mapping[str, Movement] | None = None,
@@ -105,6 +106,8 @@ def simulate_raw(
         AFI, SESTE, DAM, TFL, RFM, TB1map or none.
     b0
         None, or how the static field is mapped, which then distorts the SE/STE images: phasediff or epi.
+    receive_pairs
+        Whether images of the array and of the body coil are taken before each contrast (RB1COR).
     noise
         SD of the noise over the signal of white matter in PDw at TE = 0, in the middle of the coil; the same for every
         voxel size.
@@ -142,6 +145,7 @@ def simulate_raw(
         b1_protocol=b1_protocol or B1Protocol(),
         b1=b1,
         b0=b0,
+        receive_pairs=receive_pairs,
         noise_sd=noise * REFERENCE,
         motion=motion,
         movements=movements,
@@ -165,6 +169,7 @@ def tiny_raw(
     sessions: int = 2,
     b1: str = "AFI",
     b0: str | None = None,
+    receive_pairs: bool = False,
     noise: float = NOISE,
     motion: bool = True,
     movements: Mapping[str, Movement] | None = None,
@@ -194,6 +199,7 @@ def tiny_raw(
         b1_protocol=B1Protocol(),
         b1=b1,
         b0=b0,
+        receive_pairs=receive_pairs,
         noise_sd=noise * REFERENCE,
         motion=motion,
         movements=movements,

@@ -17,7 +17,7 @@ from voxcloud.testing.raw_scan import Acquisition, Sampled
 from voxcloud.testing.raw_signals import afi_signals, flash_signal, seste_signals
 
 # Signals of these sequences relative to PD, so that white matter has some 500 stored units.
-AFI_GAIN, EPI_GAIN, DAM_GAIN, GRE_GAIN = 60.0, 8.0, 8.0, 40.0
+AFI_GAIN, EPI_GAIN, DAM_GAIN, GRE_GAIN, RECEIVE_GAIN = 60.0, 8.0, 8.0, 13.0, 150.0
 B0_IDENTIFIER = "b0field"
 # What maps that the scanner computes itself scatter by, relative; in air they are noise.
 MAP_SD = 0.01
@@ -145,7 +145,7 @@ def _write_scanner_map(
     sampled = mapping.sampled
     signal = flash_signal(sampled.parameter("R1map"), sampled.parameter("PDmap"), mapping.angle(8.0), 0.008)
     sidecar = {"FlipAngle": degrees, "EchoTime": 0.002, "RepetitionTimeExcitation": 0.008}
-    writer.write("fmap", suffix, {"acq": "anat"}, mapping.image(signal, 150.0, "anat"), sampled.grid, sidecar)
+    writer.write("fmap", suffix, {"acq": "anat"}, mapping.image(signal, RECEIVE_GAIN, "anat"), sampled.grid, sidecar)
     famp = scaled(_scatter(mapping, suffix, 1.0))
     writer.write("fmap", suffix, {"acq": "famp"}, famp, sampled.grid, sidecar)
 
@@ -171,7 +171,7 @@ def write_phasediff(writer: SessionWriter, mapping: FieldMapping) -> None:
     field_rad = 2.0 * np.pi * sampled.volume(sampled.static_hz)
     echoes = []
     for time_s in (first_s, second_s):
-        clean = mapping.clean(signal * np.exp(np.float32(-time_s) * r2star), GRE_GAIN / 3.0)
+        clean = mapping.clean(signal * np.exp(np.float32(-time_s) * r2star), GRE_GAIN)
         noise = rng.standard_normal((2, *clean.shape)) * acquisition.noise_sd
         echoes.append(clean * np.exp(1j * field_rad * time_s) + noise[0] + 1j * noise[1])
     turns = np.angle(echoes[1] * np.conj(echoes[0])) / (2.0 * np.pi)
@@ -212,6 +212,20 @@ B0_WRITERS: Mapping[str, Callable[[SessionWriter, FieldMapping], None]] = {
     "phasediff": write_phasediff,
     "epi": write_epi_pair,
 }
+
+
+def write_receive_pair(writer: SessionWriter, mapping: FieldMapping, contrast: str) -> None:
+    """Write images of the array and of the body coil (``RB1COR``), taken just before a contrast, the head as there.
+
+    The body coil receives evenly. Their ratio is the sensitivity of the array, up to a factor.
+    """
+    sampled = mapping.sampled
+    signal = flash_signal(sampled.parameter("R1map"), sampled.parameter("PDmap"), mapping.angle(6.0), 0.006)
+    sidecar = {"FlipAngle": 6.0, "RepetitionTimeExcitation": 0.006, "EchoTime": 0.002}
+    for coil, sensitivity in (("head", sampled.receive), ("body", np.ones_like(sampled.receive))):
+        clean = sampled.volume(signal * sensitivity * np.float32(RECEIVE_GAIN))
+        image = mapping.acquisition.with_noise(clean, f"receive-{coil}-{contrast}")
+        writer.write("fmap", "RB1COR", {"acq": f"{coil}{contrast}"}, image, sampled.grid, sidecar)
 
 
 def image_count(b1: str, b0: str | None, protocol: B1Protocol) -> int:

@@ -71,7 +71,7 @@ def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64) -> Sam
     to_head = np.linalg.inv(pose)
     plane = grid.shape[1] * grid.shape[2]
     thickness = max(1, SLAB_VOXELS // plane)
-    parts: list[tuple[npt.NDArray[Any], ...]] = []
+    parts: list[list[npt.NDArray[Any]]] = [[] for _ in range(6)]
     for first in range(0, grid.shape[0], thickness):
         index = np.arange(first * plane, min(first + thickness, grid.shape[0]) * plane)
         world = _world_mm(index, grid)
@@ -80,8 +80,13 @@ def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64) -> Sam
         head_mm = world @ to_head[:3, :3].T + to_head[:3, 3]
         fractions, parameters = head.sample(head_mm)
         fields = coils.transmit(world), coils.receive(world), static_field_hz(head_mm)
-        parts.append((index, fractions, parameters, *fields))
-    joined = [np.concatenate([part[k] for part in parts]) for k in range(6)]
+        seen: tuple[npt.NDArray[Any], ...] = (index, fractions, parameters, *fields)
+        for part, values in zip(parts, seen, strict=True):
+            part.append(values)
+    joined = []
+    for part in parts:
+        joined.append(np.concatenate(part))
+        part.clear()  # at 0.8 mm each of them is worth 100 MB
     return Sampled(grid, *joined)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from voxcloud.testing.fields import Float64
-from voxcloud.testing.raw_b1 import FieldMapping, image_count, write_b1
+from voxcloud.testing.raw_b1 import FieldMapping, image_count, write_b1, write_receive_pair
 from voxcloud.testing.raw_fields import CoilFields, coil_fields
 from voxcloud.testing.raw_files import SessionWriter
 from voxcloud.testing.raw_geometry import Grid, Movement, movement
@@ -46,6 +46,7 @@ class RawSettings:
     b1_protocol: B1Protocol
     b1: str
     b0: str | None
+    receive_pairs: bool
     noise_sd: float
     motion: bool
     movements: Mapping[str, Movement] | None
@@ -60,9 +61,9 @@ class RawSettings:
 
     def images_per_session(self) -> int:
         """Return how many images a session has."""
-        return sum(len(c.echo_times_s) for c in self.protocol.values()) + image_count(
-            self.b1, self.b0, self.b1_protocol
-        )
+        echoes = sum(len(contrast.echo_times_s) for contrast in self.protocol.values())
+        pairs = 2 * len(self.protocol) if self.receive_pairs else 0
+        return echoes + pairs + image_count(self.b1, self.b0, self.b1_protocol)
 
     def session_movements(self, participant: str, session: str) -> dict[str, Movement]:
         """Return the movement of the head since PDw for each acquisition."""
@@ -138,6 +139,9 @@ def write_session(
         if name == "PDw":
             truth |= _write_truth(writer, sampled)
         _write_contrast(writer, settings, acquisition, sampled, name)
+        if settings.receive_pairs:
+            seen = sample_head(replace(head, tissues=settings.b1_head), coils, settings.b1_grid, at)
+            write_receive_pair(writer, FieldMapping(seen, acquisition, settings.b1_protocol, None), name)
     if settings.b1 != "none":
         truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ lying)
     record = {

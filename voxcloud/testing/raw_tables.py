@@ -33,6 +33,7 @@ def planned_day(visit: int) -> int:
 def write_tables(folder: Path, seed: int, participants: Sequence[str], sessions: Sequence[str]) -> None:
     """Write participants.tsv, a sessions table per participant, and what their columns mean."""
     rows = []
+    days = describe_columns([("day", "Days since the first visit", "day")])
     for participant in participants:
         rng = generator(seed, "person", participant)
         rows.append(
@@ -43,10 +44,10 @@ def write_tables(folder: Path, seed: int, participants: Sequence[str], sessions:
         )
         person = folder / f"sub-{participant}"
         write_table(person / f"sub-{participant}_sessions.tsv", table)
+        write_json(person / f"sub-{participant}_sessions.json", days)
     write_table(folder / "participants.tsv", pd.DataFrame(rows))
     people = describe_columns([("age", "Age at the first visit", "year"), ("sex", "F or M", "")])
     write_json(folder / "participants.json", people)
-    write_json(folder / "sessions.json", describe_columns([("day", "Days since the first visit", "day")]))
 
 
 def write_descriptions(folder: Path, settings: RawSettings, name: str) -> Path:

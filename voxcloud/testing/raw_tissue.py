@@ -19,7 +19,7 @@ References
 .. [1] Weiskopf N et al. (2013) Front Neurosci 7:95. doi:10.3389/fnins.2013.00095
 .. [2] Callaghan MF et al. (2014) Neurobiol Aging 35:1862-1872. doi:10.1016/j.neurobiolaging.2014.02.008
 .. [3] Tabelow K et al. (2019) NeuroImage 194:191-210. doi:10.1016/j.neuroimage.2019.01.029
-.. [4] Clare S, Jezzard P (2001) Magn Reson Med 45:630-634. doi:10.1002/mrm.1085
+.. [4] Clare S, Jezzard P (2001) MRM 45:630-634. doi:10.1002/mrm.1085
 .. [5] de Bazelaire CMJ et al. (2004) Radiology 230:652-659. doi:10.1148/radiol.2303021331
 """
 

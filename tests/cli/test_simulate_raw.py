@@ -1,0 +1,56 @@
+"""``voxcloud simulate --raw``: what it writes and says, and which options it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from voxcloud.cli import app as cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    """Run the command line as a user does; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["voxcloud", *(str(word) for word in words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--raw", "--map", "R1map"), "--map is for maps, not for --raw"),
+        (("--participants", 3), "--participants is for raw data. Add --raw"),
+        (("--visits", 3), "--visits is for raw data. Add --raw"),
+        (("--b1", "AFI"), "--b1 is for raw data. Add --raw"),
+        (("--raw", "--b1", "AFl"), "b1 is expected to be one of AFI, SESTE"),
+        (("--resolution", 0.9), "resolution_mm is expected between 1 and 12 mm, found 0.9"),
+    ],
+)
+def test_simulate__refuses_options_of_the_other_kind(
+    options: tuple[object, ...],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(monkeypatch, "simulate", tmp_path / "new", *options) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_simulate__raw_shows_progress_and_says_what_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    options = ("--raw", "--resolution", 8, "--participants", 1, "--visits", 2, "--b1", "TB1map", "--seed", 3)
+    assert run(monkeypatch, "simulate", out, *options) == 0
+    said = capsys.readouterr().out
+    assert "Images  46 of 46" in said
+    assert "46 images of 1 participant at 2 visits, B1+ by TB1map" in said
+    assert f"Run it with: voxcloud run {out / 'study.yaml'}" in said
+    assert (out / "study.yaml").is_file()
+    assert (out / "sub-01" / "ses-2" / "fmap" / "sub-01_ses-2_TB1map.nii.gz").is_file()
+    assert (out / "truth" / "sub-01_ses-2_MTsat.nii.gz").is_file()
