@@ -88,7 +88,7 @@ def test_field_from_pair__known_field(
     assert pair.report["least_jacobian"] > 0
     assert np.isfinite(pair.field_hz).all()
     undistorted, _, _, _ = simulate(0.0, 0.0)
-    assert np.corrcoef(pair.corrected[brain], undistorted[brain])[0, 1] > (0.985 if noise < 0.1 else 0.95)
+    assert np.corrcoef(pair.corrected[brain], undistorted[brain])[0, 1] > (0.985 if noise < 0.1 else 0.92)
 
 
 def test_field_from_pair__each_direction_and_axis(simulate: Simulated) -> None:
