@@ -42,6 +42,10 @@ class ImageError(VoxcloudError, ValueError):
     """An image cannot be read, or is not what the study says it is."""
 
 
+class BidsError(VoxcloudError, ValueError):
+    """A raw BIDS data set, or one session of it, cannot be used as it is; every problem is told."""
+
+
 class MissingMetadataError(VoxcloudError, KeyError):
     """A sidecar or header lacks something that is needed."""
 
@@ -60,6 +64,10 @@ class ContrastError(VoxcloudError, ValueError):
 
 class MaskError(VoxcloudError, ValueError):
     """A mask is empty or on another grid."""
+
+
+class RegistrationError(VoxcloudError, RuntimeError):
+    """Two images could not be registered."""
 
 
 class PlanError(VoxcloudError, ValueError):

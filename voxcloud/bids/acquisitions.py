@@ -20,10 +20,21 @@ CONTRASTS: tuple[ContrastName, ...] = ("MTw", "PDw", "T1w")
 
 @dataclass(frozen=True)
 class EchoImage:
-    """One image of a multi-echo series: absolute path and echo time in s."""
+    """One image of a multi-echo series.
+
+    Attributes
+    ----------
+    path
+        Absolute path.
+    echo_time_s
+        Echo time in s.
+    volume
+        0-based volume of a file that holds all echoes; 0 where each echo is a file.
+    """
 
     path: str
     echo_time_s: float
+    volume: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxcloud.bids.layout import parse_name
+from voxcloud.bids.raw import DESCRIPTION, image_stem, read_json
+from voxcloud.bids.sidecars import Folders
 from voxcloud.errors import ImageError
 
 KEYS = (
@@ -25,7 +25,6 @@ KEYS = (
 """Sidecar entries that change the numbers in a map: preset, B1 method, spoiling, scanner, distortion."""
 
 GENERATED_BY = "GeneratedBy"
-DESCRIPTION = "dataset_description.json"
 
 Signature = Mapping[str, Any]
 # A derivatives data set is at most this many folders above its images: dataset/sub-/ses-/anat.
@@ -53,13 +52,12 @@ def processing_signature(path: str | Path) -> dict[str, Any] | None:
 
 
 class Sidecars:
-    """Reads the sidecars of many images, each folder and each file once."""
+    """Reads the signatures of many images, each folder and each file once."""
 
     def __init__(self) -> None:
-        self._folders: dict[Path, frozenset[str]] = {}
+        self._folders = Folders()
         self._trees: dict[Path, dict[str, Any]] = {}
         self._chains: dict[Path, list[Path]] = {}
-        self._stated: dict[Path, dict[str, list[tuple[str, dict[str, str]]]]] = {}
 
     def signature(self, path: str | Path) -> dict[str, Any] | None:
         """Return what ``processing_signature`` returns."""
@@ -69,19 +67,9 @@ class Sidecars:
                 found.setdefault(key, value)
         return found or None
 
-    def _names(self, folder: Path) -> frozenset[str]:
-        """Return the names of the JSON files in a folder; none where it cannot be listed."""
-        if folder not in self._folders:
-            try:
-                names = frozenset(entry.name for entry in os.scandir(folder) if entry.name.endswith(".json"))
-            except OSError:
-                names = frozenset()
-            self._folders[folder] = names
-        return self._folders[folder]
-
     def _entries(self, path: Path) -> dict[str, Any]:
         if path not in self._trees:
-            tree = _read(path)
+            tree = read_json(path)
             entries = {key: tree[key] for key in KEYS if key in tree}
             programs = _programs(tree.get(GENERATED_BY))
             self._trees[path] = entries | ({GENERATED_BY: programs} if programs else {})
@@ -89,38 +77,23 @@ class Sidecars:
 
     def _beside(self, image: Path) -> Iterator[Path]:
         """Yield the JSON files that speak about an image, the nearest first."""
-        own = f"{image.name.removesuffix('.gz').rsplit('.', 1)[0]}.json"
-        if own in self._names(image.parent):
-            yield image.with_name(own)
         chain = self._chain(image.parent)
-        parsed = parse_name(image.name) if chain else None
-        for folder in chain:
-            if self._names(folder):
-                yield from (folder / name for name in self._inherited(folder, parsed) if name != own)
-        if chain:
-            yield chain[-1] / DESCRIPTION
+        if not chain:  # no data set around it: nothing is inherited
+            own = f"{image_stem(image.name) or image.stem}.json"
+            if self._folders.has(image.parent, own):
+                yield image.with_name(own)
+            return
+        for found in self._folders.applicable(image, chain):
+            yield from found
+        yield chain[-1] / DESCRIPTION
 
     def _chain(self, folder: Path) -> list[Path]:
         """Return a folder and those above it up to the one that describes the data set; none where there is none."""
         if folder not in self._chains:
             folders = [folder, *folder.parents][: _LEVELS + 1]
-            root = next((k for k, f in enumerate(folders) if DESCRIPTION in self._names(f)), None)
+            root = next((k for k, f in enumerate(folders) if self._folders.has(f, DESCRIPTION)), None)
             self._chains[folder] = [] if root is None else folders[: root + 1]
         return self._chains[folder]
-
-    def _inherited(self, folder: Path, parsed: tuple[dict[str, str], str] | None) -> list[str]:
-        if parsed is None:
-            return []
-        entities, suffix = parsed
-        if folder not in self._stated:
-            by_suffix: dict[str, list[tuple[str, dict[str, str]]]] = {}
-            for name in self._names(folder):
-                *parts, kind = name.removesuffix(".json").split("_")
-                by_suffix.setdefault(kind, []).append((name, dict(p.split("-", 1) for p in parts if "-" in p)))
-            self._stated[folder] = by_suffix
-        candidates = self._stated[folder].get(suffix, ())
-        fitting = [(-len(stated), name) for name, stated in candidates if stated.items() <= entities.items()]
-        return [name for _, name in sorted(fitting)]
 
 
 def compare_signatures(images: Sequence[tuple[str, str, Signature | None]], stack: str) -> list[str]:
@@ -161,7 +134,7 @@ def differences_within(images: Sequence[tuple[str, str, Signature | None]], stac
         for key, value in (signature or {}).items():
             place = (participant, key)
             earlier, other = first.setdefault(place, (session, value))
-            if place not in refused and _comparable(other) != _comparable(value):
+            if place not in refused and comparable(other) != comparable(value):
                 refused.add(place)
                 found.append(
                     f"sub-{participant}, {stack}: expected sessions made alike, found {key} {other!r} in ses-{earlier} "
@@ -176,7 +149,7 @@ def differences_between(images: Sequence[tuple[str, str, Signature | None]], sta
     values: dict[str, dict[str, list[str]]] = {}
     for participant, _, signature in sorted(images, key=lambda image: (image[0], image[1])):
         for key, value in (signature or {}).items():
-            owners = values.setdefault(key, {}).setdefault(_comparable(value), [])
+            owners = values.setdefault(key, {}).setdefault(comparable(value), [])
             if participant not in owners:
                 owners.append(participant)
     return [_warning(stack, key, values[key]) for key in (*KEYS, GENERATED_BY) if len(values.get(key, {})) > 1]
@@ -192,7 +165,7 @@ def _warning(stack: str, key: str, found: Mapping[str, Sequence[str]]) -> str:
     )
 
 
-def _comparable(value: Any) -> str:
+def comparable(value: Any) -> str:
     """Return a value as text in which 3 equals 3.0 and SIEMENS equals Siemens."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
@@ -201,14 +174,6 @@ def _comparable(value: Any) -> str:
     if isinstance(value, str):
         return value.strip().casefold()
     return json.dumps(value, sort_keys=True)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{path}: expected a JSON sidecar, found: {error}. Write the sidecar again.") from None
-    return tree if isinstance(tree, dict) else {}
 
 
 def _programs(made_by: Any) -> str:
