@@ -17,7 +17,7 @@ from voxcloud.testing.raw_protocol import ContrastProtocol
 from voxcloud.testing.raw_signals import flash_signal, mt_saturation, rician
 from voxcloud.testing.raw_tissue import PARAMETERS, VALUES
 
-SLAB_VOXELS = 2_000_000
+SLAB_VOXELS = 400_000
 REFERENCE = 320.0
 """Stored value of white matter in PDw at TE = 0, where B1+ and receive field are 1."""
 
@@ -36,7 +36,7 @@ class Sampled:
     index
         Flat indices (C order) of the voxels.
     fractions, parameters
-        (voxel, tissue), (voxel, parameter).
+        (voxel, tissue), (voxel, parameter); fractions are empty if they were not asked for.
     transmit, receive, static_hz
         (voxel,).
     """
@@ -60,13 +60,15 @@ class Sampled:
         return out
 
 
-def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64) -> Sampled:
+def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64, *, with_fractions: bool = True) -> Sampled:
     """Evaluate a head in a pose, and the coil's fields, on a grid.
 
     Parameters
     ----------
     pose
         Head mm to scanner mm, (4, 4), rigid.
+    with_fractions
+        Keep the fractions of the tissues; they are only truth.
     """
     to_head = np.linalg.inv(pose)
     plane = grid.shape[1] * grid.shape[2]
@@ -79,6 +81,7 @@ def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64) -> Sam
         index, world = index[inside], world[inside]
         head_mm = world @ to_head[:3, :3].T + to_head[:3, 3]
         fractions, parameters = head.sample(head_mm)
+        fractions = fractions if with_fractions else fractions[:0]
         fields = coils.transmit(world), coils.receive(world), static_field_hz(head_mm)
         seen: tuple[npt.NDArray[Any], ...] = (index, fractions, parameters, *fields)
         for part, values in zip(parts, seen, strict=True):

@@ -135,7 +135,7 @@ def write_session(
     truth: dict[str, Path] = {}
     for name in (n for n in ORDER if n in settings.protocol):
         at = movements.get(name, Movement()).matrix() @ lying
-        sampled = sample_head(head, coils, settings.grid, at)
+        sampled = sample_head(head, coils, settings.grid, at, with_fractions=name == "PDw")
         if name == "PDw":
             truth |= _write_truth(writer, sampled)
         _write_contrast(writer, settings, acquisition, sampled, name)
