@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from voxcloud.bids.mpm import read_mpm
+from voxcloud.bids.sidecars import Metadata
 from voxcloud.qmri.b1 import b1_from_afi, b1_from_double_angle, b1_from_percent, b1_from_rf_map, b1_from_tfl
 from voxcloud.qmri.fieldmap import field_from_phasediff
 from voxcloud.qmri.seste import b1_from_seste
@@ -173,3 +175,22 @@ def test_write_receive_pair__has_the_sensitivity_of_the_array(make: Make) -> Non
         world = np.argwhere(bright) @ image.affine[:3, :3].T + image.affine[:3, 3]
         ratio = array[bright] / body[bright]
         np.testing.assert_allclose(ratio / coil_fields(0, "01", "1").receive(world), 1.0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("b1", "b0", "images"),
+    [("AFI", None, 2), ("SESTE", "phasediff", 22), ("SESTE", "epi", 22), ("DAM", None, 2), ("TFL", None, 2)]
+    + [("RFM", None, 2), ("TB1map", None, 1)],
+)
+def test_tiny_raw__is_read_without_a_warning(make: Make, b1: str, b0: str | None, images: int) -> None:
+    made = make(b1, b0=b0, receive_pairs=True)
+    session = read_mpm(Metadata(made.folder), "01", "1")
+    assert session.warnings == ()
+    assert {name: len(series.echoes) for name, series in session.series.items()} == {"MTw": 6, "PDw": 8, "T1w": 8}
+    assert session.b1 is not None
+    assert (session.b1.method, len(session.b1.images)) == (b1, images)
+    assert (session.b1.b0 is None) == (b0 is None)
+    assert session.b1.b0 is None or session.b1.b0.method == b0
+    assert {name: sorted(coils) for name, coils in session.receive.items()} == dict.fromkeys(
+        ("MTw", "PDw", "T1w"), ["body", "head"]
+    )
