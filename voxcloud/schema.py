@@ -82,6 +82,16 @@ VARIABLES: dict[str, Variable] = {
             hint="PD is scaled to 69 p.u. in white matter in each session and cannot show longitudinal change there",
         ),
         Variable(
+            "M0map",
+            "arbitrary",
+            (-1e5, 1e5),
+            (0.0, 1e5),
+            "M0map",
+            "Amplitude of the signal at equilibrium: proton density times the receive field, not calibrated.",
+            analysable=False,
+            hint="it is in arbitrary units; calibrated in white matter it becomes PDmap",
+        ),
+        Variable(
             "FA",
             "1",
             (0.0, 1.0),

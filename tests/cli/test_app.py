@@ -199,7 +199,7 @@ def test_show_outcome__says_a_message_once_and_how_to_go_on(capsys: pytest.Captu
     failed = {f"stack-shard/R1map/shard-0000{k}": {"message": "no room", "rerun": f"again {k}"} for k in range(3)}
     waits = {"fit-block/a": "waits", "fit-block/b": "waits"}
     outcome = StudyOutcome((), failed, waits, (), 4, 1.0, 1.0, "out", None, leftovers=("stats/model-old",))
-    assert show_outcome(outcome, Path("study.yaml")) == 5
+    assert show_outcome(outcome, "voxcloud run study.yaml") == 5
     out = capsys.readouterr().out
     assert "does not ask for any more: stats/model-old" in out
     assert out.count("no room") == 1

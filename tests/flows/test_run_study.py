@@ -38,7 +38,8 @@ def study(tmp_path: Path) -> Path:
 def test_run_study_flow__gives_the_bytes_of_the_command_line(study: Path, tmp_path: Path, prefect_home: Path) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.run_study import FlowOptions, run_study_flow
+    from flows.options import FlowOptions
+    from flows.run_study import run_study_flow
 
     other = tmp_path / "other"
     shutil.copytree(study, other)
@@ -67,7 +68,8 @@ def test_run_study_flow__gives_the_bytes_of_the_command_line(study: Path, tmp_pa
 
 
 def test_run_study_flow__a_failure_names_units_and_how_to_run_them(study: Path, prefect_home: Path) -> None:
-    from flows.run_study import FlowOptions, run_study_flow
+    from flows.options import FlowOptions
+    from flows.run_study import run_study_flow
 
     image = next((study / "sub-03").rglob("*R1map.nii*"))
     image.write_bytes(image.read_bytes()[:200])
@@ -82,7 +84,8 @@ def test_run_study_flow__a_failure_names_units_and_how_to_run_them(study: Path, 
 def test_run_study_flow__takes_what_a_deployments_form_sends(prefect_home: Path) -> None:
     from prefect.exceptions import ParameterTypeError
 
-    from flows.run_study import FlowOptions, run_study_flow
+    from flows.options import FlowOptions
+    from flows.run_study import run_study_flow
 
     found = run_study_flow.validate_parameters({"study": "a.yaml", "options": {"engine": "local", "workers": "2"}})
     assert found == {"study": "a.yaml", "options": FlowOptions(engine="local", workers=2)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from voxcloud.errors import StudyFileError, nearest
 
 BIDS_VERSION = "1.10.0"
 
-BIDSIGNORE = "fits/\nstacks/\nstats/\nresults/\nmasks/\ntables/\nstudy.json\nreport.html\n"
+BIDSIGNORE = (
+    "fits/\nstacks/\nstats/\nresults/\nmasks/\ntables/\nstudy.json\nreport.html\nqc.html\n**/*_qc.json\n**/*_qc.html\n"
+)
 """Group results have no place in a published BIDS release; everything that voxcloud writes is listed here."""
 
 _URI = re.compile(r"^(https?|s3|bids|doi):", re.IGNORECASE)
@@ -22,7 +24,9 @@ def dataset_description(
     name: str,
     version: str,
     *,
+    content: str = "longitudinal group statistics",
     sources: Sequence[str] = (),
+    links: Mapping[str, str] | None = None,
     code_url: str | None = None,
     container: str | None = None,
 ) -> dict[str, Any]:
@@ -34,9 +38,13 @@ def dataset_description(
         Name of the study.
     version
         Version of voxcloud.
+    content
+        What the folder holds, in a few words.
     sources
         Where the maps came from: URLs, DOIs (``doi:10...``) or folders. Of a folder only its name is written: paths
         name people and machines.
+    links
+        Name of a data set in BIDS URIs (``bids:<name>:sub-01/...``) to where it lies, relative to this one.
     code_url, container
         Where the code is, and the tag of the container that ran it, where known.
     """
@@ -46,11 +54,13 @@ def dataset_description(
     if container:
         made_by["Container"] = {"Type": "docker", "Tag": container}
     tree: dict[str, Any] = {
-        "Name": f"{name}: longitudinal group statistics",
+        "Name": f"{name}: {content}",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [made_by],
     }
+    if links:
+        tree["DatasetLinks"] = dict(links)
     if sources:
         tree["SourceDatasets"] = [_source(source) for source in sources]
     return tree

@@ -23,6 +23,7 @@ from voxcloud.bids.raw import (
 )
 from voxcloud.bids.receive import SUFFIX as RECEIVE_SUFFIX
 from voxcloud.bids.receive import read_receive
+from voxcloud.bids.runs import same_run
 from voxcloud.bids.scanner import read_scanner
 from voxcloud.bids.series import magnitudes
 from voxcloud.bids.sidecars import Metadata
@@ -93,10 +94,12 @@ def find_sessions(
 
 
 def _unknown(kind: str, prefix: str, label: str, valid: Sequence[str]) -> str:
+    # 1 where 01 is meant is nearer than 10, which has as many letters in common.
+    same = next((f" Did you mean '{v}'?" for v in valid if same_run(label, v)), "")
     some = ", ".join(valid[:10]) + (", ..." if len(valid) > 10 else "")
     return (
         f"{prefix}-{label}: expected a {kind} of the data set, found no folder {prefix}-{label}."
-        f"{nearest(label, valid)} There are: {some or 'none'}."
+        f"{same or nearest(label, valid)} There are: {some or 'none'}."
     )
 
 

@@ -58,11 +58,18 @@ def _once(sentences: list[str], text: str) -> None:
 
 @dataclass(frozen=True)
 class Scan:
-    """An image with its metadata, and its header where that could be read."""
+    """An image with its metadata, and its header where that could be read.
+
+    Attributes
+    ----------
+    readable
+        False where the sidecars could not be read, which was told.
+    """
 
     image: RawImage
     metadata: ImageMetadata
     header: NiftiFile | None
+    readable: bool = True
 
     @property
     def name(self) -> str:
@@ -153,7 +160,7 @@ ECHO_SPACING = Quantity(("EffectiveEchoSpacing",), "s", 5e-5, 0.01, _TIME_SLIPS)
 def read_scans(
     metadata: Metadata, images: Sequence[RawImage], findings: Findings, *, headers: bool = True
 ) -> list[Scan]:
-    """Read sidecars and headers of images; those whose sidecars cannot be read are told of and left out.
+    """Read sidecars and headers of images; what cannot be read is told.
 
     Parameters
     ----------
@@ -161,13 +168,15 @@ def read_scans(
         False reads sidecars only, e.g. of images that may turn out to belong to something else.
     """
     scans = []
+    unreadable: dict[str, list[RawImage]] = {}
     absent: dict[tuple[str, str, Path], list[RawImage]] = {}
     for image in images:
         try:
             about = metadata.of(image.path)
         except VoxcloudError as error:
             for text in error.problems:
-                findings.refuse(text)
+                unreadable.setdefault(text.removeprefix(f"{image.name}: "), []).append(image)
+            scans.append(Scan(image, ImageMetadata({}), None, readable=False))
             continue
         if not headers:
             scans.append(Scan(image, about, None))
@@ -176,6 +185,8 @@ def read_scans(
         if gone is not None:
             absent.setdefault((gone.what, gone.advice, image.path.parent), []).append(image)
         scans.append(Scan(image, about, None if gone is not None else _header(image, findings)))
+    for text, those in unreadable.items():
+        findings.refuse(text if str(metadata.root) in text else f"{names(those)}: {text}")
     for (what, advice, folder), those in absent.items():
         place = those[0].path if len(those) == 1 else folder
         findings.refuse(
@@ -262,6 +273,7 @@ def _fault(quantity: Quantity, wrong: Sequence[tuple[Any, Path]]) -> str:
 
 def refuse_missing(group: str, scans: Sequence[Scan], keys: Sequence[str], findings: Findings) -> None:
     """Tell that sidecars lack something, naming the keys and the files that were looked for."""
+    scans = [scan for scan in scans if scan.readable]  # of the others it is told that they cannot be read
     bare = [scan for scan in scans if not scan.metadata.files]
     for those, found in ((bare, "no sidecar"), ([s for s in scans if s not in bare], "a sidecar without it")):
         if those:

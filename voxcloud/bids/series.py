@@ -68,7 +68,7 @@ class FoundSeries:
     @property
     def bare(self) -> bool:
         """Whether no sidecar says anything about any of its images."""
-        return not any(scan.metadata.files for scan in self.scans)
+        return not any(scan.metadata.files or not scan.readable for scan in self.scans)
 
     @property
     def contrast_in_name(self) -> ContrastName | None:
@@ -139,6 +139,8 @@ def _label(scan: Scan) -> str:
 def read_series(series: FoundSeries, findings: Findings) -> ReadSeries | None:
     """Read and check the parameters of a series; None where something is wrong, which is told."""
     known = len(findings.problems)
+    if not all(scan.readable for scan in series.scans):
+        return None
     if series.bare:
         refuse_missing(series.name, series.scans, KEYS, findings)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,16 +29,22 @@ class Folders:
     def __init__(self) -> None:
         self._listed: dict[Path, Mapping[str, Sequence[_Sidecar]]] = {}
         self._files: dict[Path, frozenset[str]] = {}
+        self._images: dict[Path, frozenset[str]] = {}
 
     def has(self, folder: Path, name: str) -> bool:
         """Say whether a folder holds a JSON file of this name."""
         self._sidecars(folder)
         return name in self._files[folder]
 
+    def images(self, folder: Path) -> frozenset[str]:
+        """Return the names of a folder's NIfTI images, without extension."""
+        self._sidecars(folder)
+        return self._images[folder]
+
     def forget(self, folder: Path) -> None:
         """Drop what is known of a folder and those inside."""
         for known in [f for f in self._listed if f == folder or folder in f.parents]:
-            del self._listed[known], self._files[known]
+            del self._listed[known], self._files[known], self._images[known]
 
     def applicable(self, image: Path, folders: Sequence[Path]) -> Iterator[list[Path]]:
         """Yield the sidecars that speak about an image, a list per folder, in the order of the folders.
@@ -77,6 +84,7 @@ class Folders:
                     known = all("-" in part for part in parts)
                     found.setdefault(suffix, []).append(_Sidecar(name, stem, suffix, entities if known else None))
             self._listed[folder], self._files[folder] = found, frozenset(names)
+            self._images[folder] = frozenset(filter(None, map(image_stem, entries)))
         return self._listed[folder]
 
 
@@ -136,7 +144,7 @@ class Metadata:
         values: dict[str, Any] = {}
         sources: dict[str, Path] = {}
         files: list[Path] = []
-        for found in self._folders.applicable(image, folders):
+        for found in map(self._single, self._folders.applicable(image, folders), itertools.repeat(image)):
             if len(found) > 1:
                 names = " and ".join(path.name for path in found)
                 raise BidsError(
@@ -150,6 +158,17 @@ class Metadata:
                     if key not in values:
                         values[key], sources[key] = value, path
         return ImageMetadata(values, sources, tuple(files))
+
+    def _single(self, found: list[Path], image: Path) -> list[Path]:
+        """Leave out what is another image's own sidecar where the image has one too.
+
+        ``sub-01_echo-1_MPM.json`` fits ``sub-01_run-2_echo-1_MPM.nii`` by its entities; if each lies beside its own
+        image there is no doubt which is meant.
+        """
+        if len(found) > 1 and found[0].parent == image.parent and found[0].stem == image_stem(image.name):
+            others = self._folders.images(image.parent)
+            return [found[0], *(path for path in found[1:] if path.stem not in others)]
+        return found
 
     def relative(self, path: Path) -> str:
         """Return a path as seen from the root."""

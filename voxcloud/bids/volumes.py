@@ -49,18 +49,19 @@ class Volume:
         return np.asarray(np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0)))
 
 
-def load_volume(path: str | Path) -> Volume:
-    """Read a 3-D image.
+def load_volume(path: str | Path, volume: int | None = None) -> Volume:
+    """Read a 3-D image, or one volume of a series.
 
     Raises
     ------
     ImageError
-        If it cannot be read, or holds several volumes.
+        If it cannot be read, or holds several volumes and none of them is named.
     """
     nifti = open_nifti(path)
-    if nifti.n_volumes != 1:
-        raise ImageError(f"{path}: expected one volume, found {nifti.n_volumes}. Split the file.")
-    stored = read_volume(nifti, 0)
+    if (volume is None and nifti.n_volumes != 1) or (volume or 0) >= nifti.n_volumes:
+        wanted = "one volume" if volume is None else f"at least {volume + 1} volumes"
+        raise ImageError(f"{path}: expected {wanted}, found {nifti.n_volumes}. Check the file.")
+    stored = read_volume(nifti, volume or 0)
     ceiling = None
     if stored.dtype.kind in "iu":
         ceiling = float(np.iinfo(stored.dtype).max) * nifti.slope + nifti.intercept

@@ -13,6 +13,7 @@ from voxcloud.errors import StudyFileError, VoxcloudError, nearest
 from voxcloud.version import __version__
 
 if TYPE_CHECKING:
+    from voxcloud.config.load import LoadedStudy
     from voxcloud.pipeline.study import RunOptions
 
 STATUS_UNEXPECTED = 70
@@ -73,6 +74,16 @@ RecomputeOption = Annotated[
 ]
 
 
+ParticipantOption = Annotated[
+    list[str] | None,
+    typer.Option("--participant-label", help="Make maps of this participant only (without sub-; repeatable)."),
+]
+SessionOption = Annotated[
+    list[str] | None,
+    typer.Option("--session-label", help="Make maps of this session only (without ses-; repeatable)."),
+]
+
+
 @app.command()
 def validate(study: StudyArgument, json_: JsonOption = False) -> None:
     """Find every problem that is cheap to find, in files, tables, images, designs and machine, and compute nothing.
@@ -95,20 +106,28 @@ def plan(
     workers: WorkersOption = None,
     on_bad_image: BadImageOption = None,
     recompute: RecomputeOption = None,
+    participant_label: ParticipantOption = None,
+    session_label: SessionOption = None,
 ) -> None:
     """Show what a run would do and why: a dry run that writes nothing."""
     from voxcloud.cli.show import show_plan
     from voxcloud.pipeline.study import plan_study
 
-    options = _options(engine, workers, on_bad_image, recompute)
+    options = _options(engine, workers, on_bad_image, recompute, participant_label, session_label)
     show_plan(plan_study(study, options), as_json=json_, every_unit=units)
 
 
 def _options(
-    engine: str | None, workers: int | None, on_bad_image: str | None, recompute: list[str] | None
+    engine: str | None,
+    workers: int | None,
+    on_bad_image: str | None,
+    recompute: list[str] | None,
+    participants: list[str] | None = None,
+    sessions: list[str] | None = None,
 ) -> RunOptions:
     """Gather the options of a run; a step that does not exist would otherwise be asked for without a word."""
     from voxcloud.pipeline.study import RunOptions
+    from voxcloud.plan.sessions import SessionChoice
     from voxcloud.plan.unit import STAGES
 
     unknown = [step for step in recompute or () if step not in STAGES]
@@ -117,7 +136,11 @@ def _options(
             f"--recompute: expected a step, found {unknown[0]}.{nearest(unknown[0], STAGES)} "
             f"Steps: {', '.join(STAGES)}."
         )
-    return RunOptions(engine=engine, workers=workers, on_bad_image=on_bad_image, recompute=tuple(recompute or ()))
+    choice = SessionChoice(
+        tuple(label.removeprefix("sub-") for label in participants or ()),
+        tuple(label.removeprefix("ses-") for label in sessions or ()),
+    )
+    return RunOptions(engine, workers, on_bad_image, tuple(recompute or ()), choice)
 
 
 @app.command()
@@ -131,33 +154,79 @@ def run(
         Path | None, typer.Option(help="Append what happens, one line of JSON per event, to this file.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="The same as plan.")] = False,
+    participant_label: ParticipantOption = None,
+    session_label: SessionOption = None,
 ) -> None:
     """Compute what is not done yet, then write tables, maps and the report. Interrupt it anywhere and run it again.
 
     Ends with status 1 if a unit failed or a model could not be fitted; everything else is computed all the same.
     """
+    options = _options(engine, workers, on_bad_image, recompute, participant_label, session_label)
     if dry_run:
-        plan(study, engine=engine, workers=workers, on_bad_image=on_bad_image, recompute=recompute)
+        from voxcloud.cli.show import show_plan
+        from voxcloud.pipeline.study import plan_study
+
+        show_plan(plan_study(study, options), as_json=False, every_unit=False)
         return
+    _compute(study, options, log, f"voxcloud run {study}")
+
+
+def _compute(source: Path | LoadedStudy, options: RunOptions, log: Path | None, again: str) -> None:
+    """Run a study with progress and say what it did."""
     from voxcloud.cli.show import show_outcome
     from voxcloud.pipeline.events import JsonLog, Listener, progress_listener
     from voxcloud.pipeline.study import run_study
 
-    options = _options(engine, workers, on_bad_image, recompute)
     listeners: list[Listener] = [progress_listener()]
     stream = _opened(log) if log else None
     if stream:
         listeners.append(JsonLog(stream))
     try:
-        outcome = run_study(study, options, listeners=listeners)
+        outcome = run_study(source, options, listeners=listeners)
     except KeyboardInterrupt:
-        typer.echo(f"\nInterrupted. What is done is kept; go on with: voxcloud run {study}", err=True)
+        typer.echo(f"\nInterrupted. What is done is kept; go on with: {again}", err=True)
         raise typer.Exit(130) from None
     finally:
         if stream:
             stream.close()
-    if show_outcome(outcome, study):
+    if show_outcome(outcome, again):
         raise typer.Exit(1)
+
+
+@app.command()
+def maps(
+    bids: Annotated[Path, typer.Argument(help="BIDS data set with the raw images.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to write, a derivatives data set.", show_default=False)],
+    level: Annotated[str, typer.Argument(help="participant: the only level of analysis here.")] = "participant",
+    participant_label: ParticipantOption = None,
+    session_label: SessionOption = None,
+    preset: Annotated[str, typer.Option(help="hmri-1.0, or hmri-0.x as in older papers.")] = "hmri-1.0",
+    b1: Annotated[str, typer.Option(help="auto, AFI, DAM, TFL, RFM, SESTE or TB1map.")] = "auto",
+    missing_b1: Annotated[str, typer.Option(help="A session without B1: stop, or semi-quantitative.")] = "stop",
+    missing_b0: Annotated[str, typer.Option(help="SE/STE without a field map: stop, or skip.")] = "stop",
+    engine: EngineOption = None,
+    workers: WorkersOption = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Append what happens, one line of JSON per event, to this file.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")] = False,
+) -> None:
+    """Make R1, MTsat, PD and R2* from the multi-parameter mapping of a BIDS data set (BIDS-App form).
+
+    The same as a study file with `bids` and `mpm`, which has every setting.
+    """
+    from voxcloud.cli.mapping import maps_study
+
+    mpm = {"preset": preset, "b1": b1, "missing_b1": missing_b1, "missing_b0": missing_b0}
+    loaded = maps_study(bids, output, level, mpm)
+    options = _options(engine, workers, None, None, participant_label, session_label)
+    if dry_run:
+        from voxcloud.cli.show import show_plan
+        from voxcloud.pipeline.study import plan_study
+
+        show_plan(plan_study(loaded, options), as_json=False, every_unit=False)
+        return
+    _compute(loaded, options, log, f"voxcloud maps {bids} {output} participant")
 
 
 def _opened(log: Path) -> TextIO:

@@ -156,8 +156,9 @@ def show_plan(planned: PlannedStudy, *, as_json: bool, every_unit: bool) -> None
         f"{seconds(cpu / tree['workers'])} with {number_of(tree['workers'], 'worker')}, at most "
         f"{size(tree['peak_memory'])} of memory at once."
     )
-    searches = "1 search" if tree["searches"] == 1 else f"{tree['searches']:,} searches"
-    say(f"{searches}: {tree['expected_false_positives']:g} false positives expected if nothing is there.")
+    if planned.plan.grid is not None:
+        searches = "1 search" if tree["searches"] == 1 else f"{tree['searches']:,} searches"
+        say(f"{searches}: {tree['expected_false_positives']:g} false positives expected if nothing is there.")
     _reasons(planned, every_unit)
     _left_out(tree["left_out"])
     _lines("warning: ", tree["warnings"])
@@ -238,8 +239,11 @@ def show_status(planned: PlannedStudy, *, as_json: bool, study: Path) -> None:
         say(f"Why the others are not: voxcloud plan {study}\nGo on with:             voxcloud run {study}")
 
 
-def show_outcome(outcome: StudyOutcome, study: Path) -> int:
-    """Print what a run did, with the paths that matter, and return the number of failures."""
+def show_outcome(outcome: StudyOutcome, again: str) -> int:
+    """Print what a run did, with the paths that matter, and return the number of failures.
+
+    ``again`` is the command that goes on with it.
+    """
     if not (outcome.computed or outcome.failed or outcome.unavailable):
         say(f"\nEverything was done already: {number_of(outcome.already_done, 'unit')}.")
     else:
@@ -255,12 +259,14 @@ def show_outcome(outcome: StudyOutcome, study: Path) -> int:
     for reason, keys in _grouped(outcome.unavailable).items():
         say(f"not run: {number_of(len(keys), 'unit')}, e.g. {keys[0]}: {reason}")
     if outcome.failed or outcome.unavailable:
-        say(f"What is done is kept. When the cause is gone, go on with: voxcloud run {study}")
+        say(f"What is done is kept. When the cause is gone, go on with: {again}")
     if outcome.leftovers:
         say(
             f"Results that this study file does not ask for any more: {some(outcome.leftovers, 5)}\n"
             "  They are not in the report; delete them if you do not want them."
         )
+    if outcome.quality is not None:
+        say(f"Quality  {outcome.quality}\nMaps     {outcome.output}/sub-*")
     if outcome.report is not None:
         against = against_truth(outcome.report.parent)
         if against:

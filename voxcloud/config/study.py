@@ -10,7 +10,10 @@ import itertools
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from voxcloud.config.mpm import Mpm
+from voxcloud.config.part import Part
 
 Label = Literal["GM", "WM", ""]
 Direction = Literal["greater", "less"]
@@ -18,12 +21,6 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 WHERE_PATTERN = re.compile(r"^\s*group\s+in\s+\[\s*([A-Za-z0-9_\-]+(?:\s*,\s*[A-Za-z0-9_\-]+)*)\s*\]\s*$")
 SESSIONS_PATTERN = re.compile(r"^\s*day\s*(<=|>=|<|>|==)\s*(-?\d+(?:\.\d+)?)\s*$")
-
-
-class Part(BaseModel):
-    """A frozen part of the study file that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class TissueMask(Part):
@@ -337,10 +334,18 @@ class Study(Part):
     schema_version: Literal[1] = Field(..., alias="schema", description="Version of this file's format.")
     name: Name = Field(..., description="Name of the study.")
     output: str = Field(..., description="Folder that voxcloud writes; one study per folder.")
-    images: str = Field(
-        ..., description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder."
+    bids: str | None = Field(
+        None, description="BIDS data set with raw images, from which maps are made for every participant and session."
     )
-    participants: str = Field(..., description="participants.tsv: participant_id, group and covariates.")
+    mpm: Mpm | None = Field(None, description="Make R1, MTsat, PD and R2* from the multi-parameter mapping in `bids`.")
+    images: str | None = Field(
+        None,
+        description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder. "
+        "Models need it.",
+    )
+    participants: str | None = Field(
+        None, description="participants.tsv: participant_id, group and covariates. Models need it."
+    )
     sessions: str | None = Field(
         None,
         description="sessions.tsv: participant_id session_id day. A numeric column that the participants table lacks "
@@ -352,7 +357,9 @@ class Study(Part):
         description="Only where the sessions table has dates (acq_time) and no day: the session whose date is day 0. "
         "Default: the session that comes first in most participants.",
     )
-    mask: str = Field(..., description="Fixed superset mask; its grid is the grid of the analysis.")
+    mask: str | None = Field(
+        None, description="Fixed superset mask; its grid is the grid of the analysis. Models need it."
+    )
     masks: dict[Literal["GM", "WM"], TissueMask] = Field(
         {}, description="Analysis masks per label, cut from tissue maps at model time."
     )
@@ -366,7 +373,7 @@ class Study(Part):
     groups: dict[Name, tuple[str, ...]] = Field({}, description="Unions of levels of the group column.")
     time: Time | None = Field(None, description="The time basis of two-stage models.")
     behaviour: Behaviour | None = Field(None, description="Learning data.")
-    models: tuple[Model, ...] = Field(..., min_length=1, description="Group models.")
+    models: tuple[Model, ...] = Field((), description="Group models; may be left out where only maps are made.")
     family: Literal["all", "model", "none"] = Field(
         "all", description="What the adjusted p values are counted over: the study, each model, or nothing."
     )
@@ -383,7 +390,8 @@ class Study(Part):
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
         names = [m.name for m in self.models]
-        wrong = [f"models: the name {name} is used twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+        wrong = self._stages()
+        wrong += [f"models: the name {name} is used twice" for name in dict.fromkeys(names) if names.count(name) > 1]
         for model in self.models:
             if model.estimator == "two-stage" and self.time is None:
                 wrong.append(f"model {model.name}: estimator two-stage needs the `time` section")
@@ -396,3 +404,20 @@ class Study(Part):
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _stages(self) -> list[str]:
+        """Return what is missing for what the study asks: maps from raw data, group models, or both."""
+        wrong = []
+        if self.mpm is not None and self.bids is None:
+            wrong.append("mpm needs `bids`, the data set with the raw images")
+        if self.bids is not None and self.mpm is None:
+            wrong.append("bids needs a section that says what to make of it: `mpm: {}` makes maps with the defaults")
+        if self.models:
+            for key in ("images", "participants", "mask"):
+                if getattr(self, key) is None:
+                    wrong.append(f"models need `{key}`: {type(self).model_fields[key].description}")
+        elif self.bids is None:
+            wrong.append(
+                "expected `models` (group statistics), or `bids` with `mpm` (maps from raw images), found neither"
+            )
+        return wrong

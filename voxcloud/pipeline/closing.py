@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from voxcloud.bids.images import MaskGrid
 from voxcloud.pipeline.publishing import LOOKS, RUN_INFO
 from voxcloud.pipeline.run import RunOutcome
 from voxcloud.plan import units as make
 from voxcloud.plan.build import StudyPlan
 from voxcloud.plan.closing import closing_units
+from voxcloud.plan.sessions import MAPS_STEP, qc_unit
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.store import Store
 
@@ -25,15 +27,25 @@ RESULT_FOLDERS = ("results", "stats", "fits")
 def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None = None) -> StudyPlan:
     """Return a plan with the units that gather results; ``failed`` gives the reason of each unit that has none."""
     failed = failed or {}
-    context = make.Context(plan.loaded, store.url, plan.grid, {"study": plan.searches})
+    closing: list[WorkUnit] = []
+    if plan.loaded.study.mpm is not None:
+        closing.append(qc_unit(plan.loaded, store.url, plan.sessions, failed))
+    if plan.grid is not None:
+        closing += _group_closing(plan, plan.grid, store, failed)
+    return replace(plan, units=(*plan.units, *closing), by_key={**plan.by_key, **{unit.key: unit for unit in closing}})
+
+
+def _group_closing(plan: StudyPlan, grid: MaskGrid, store: Store, failed: Mapping[str, str]) -> list[WorkUnit]:
+    context = make.Context(plan.loaded, store.url, grid, {"study": plan.searches})
+    units = [unit for unit in plan.units if unit.step != MAPS_STEP]
+    failed = {key: reason for key, reason in failed.items() if not key.startswith(f"{MAPS_STEP}/")}
     told = {
         "cohort": _cohort(plan) | {"stacks": _stacks(plan)},
         "problems": list(plan.problems),
         "failures": dict(failed),
         "look": [_images_digest(plan), _look(plan, store)[0]],
     }
-    closing = closing_units(context, plan.units, list(failed), told)
-    return replace(plan, units=(*plan.units, *closing), by_key={**plan.by_key, **{unit.key: unit for unit in closing}})
+    return closing_units(context, units, list(failed), told)
 
 
 def write_run_info(plan: StudyPlan, store: Store, total: RunOutcome, seconds: float) -> None:
@@ -150,7 +162,7 @@ def _stacks(plan: StudyPlan) -> dict[str, dict[str, Any]]:
             "label": stack.label,
             "images": len(stack.images),
             "units": stack.spec.units,
-            "n_voxels": len(plan.grid.voxel_index),
+            "n_voxels": len(stack.spec.voxel_index),
         }
         for name, stack in plan.stacks.items()
     }

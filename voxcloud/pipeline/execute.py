@@ -33,6 +33,8 @@ LOG = logging.getLogger("voxcloud")
 
 UNITS_PREFIX = ".voxcloud/units"
 LOG_TAIL_LINES = 20
+# CPU seconds of processes that a step started: its own thread's clock does not see them.
+CHILD_CPU = "child_cpu_s"
 STATE_DONE = "done"
 STATE_FAILED = "failed"
 # What one unit may send through a scheduler; its record holds the whole.
@@ -74,13 +76,14 @@ def execute(unit: WorkUnit, store: Store, run_id: str = "") -> dict[str, Any]:
             _check_lease(store, run_id)
             begin_unit(store, unit.step, unit.name)
             result = dict(STEPS[unit.step](unit, store))
+            children = float(result.pop(CHILD_CPU, 0.0))
             outputs = tuple(_written(unit, store, path) for path in unit.outputs)
             error: dict[str, Any] | None = None
         except Exception as caught:
             LOG.debug("%s failed", unit.key, exc_info=True)
-            result, outputs = {}, ()
+            result, outputs, children = {}, (), 0.0
             error = _describe(unit, caught)
-    seconds, cpu_s = time.monotonic() - clock, time.thread_time() - cpu
+    seconds, cpu_s = time.monotonic() - clock, time.thread_time() - cpu + children
     answer: dict[str, Any] = {
         "state": STATE_DONE if error is None else STATE_FAILED,
         "seconds": seconds,

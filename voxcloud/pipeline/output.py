@@ -76,16 +76,17 @@ def _refuse_over_inputs(loaded: LoadedStudy, root: Path) -> None:
         path = loaded.resolve(value)
         if "://" not in path and any(_holds(root, place) for place in _places(path)):
             _refuse(root, f"that it holds `{key}` ({path})")
-    images = Path(loaded.resolve(loaded.study.images)).resolve()
-    if images.is_dir() and root.is_relative_to(images):
-        part = next((p for p in root.relative_to(images).parts if _PARTICIPANT.fullmatch(p)), None)
-        if part is not None:
-            _refuse(root, f"that it lies in the folder of {part} ({images / part})")
+    for named in (loaded.study.bids, loaded.study.images):
+        images = Path(loaded.resolve(named)).resolve() if named else None
+        if images is not None and images.is_dir() and root.is_relative_to(images):
+            part = next((p for p in root.relative_to(images).parts if _PARTICIPANT.fullmatch(p)), None)
+            if part is not None:
+                _refuse(root, f"that it lies in the folder of {part} ({images / part})")
 
 
 def _named_files(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield key and path of every file that a study file names."""
-    for key in ("images", "participants", "sessions", "mask", "template"):
+    for key in ("bids", "images", "participants", "sessions", "mask", "template"):
         if tree.get(key):
             yield key, tree[key]
     for key in ("image", "labels"):

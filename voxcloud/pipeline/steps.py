@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from voxcloud.pipeline.execute import Step
 from voxcloud.pipeline.fitting import fit_block, fit_covariance, fit_template, fit_whitened, tissue_mask
 from voxcloud.pipeline.inferring import inference, smoothness
 from voxcloud.pipeline.publishing import behaviour, report, summary
 from voxcloud.pipeline.stacking import stack_manifest, stack_shard
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.storage.store import Store
+
+
+def mpm_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Make the maps of one session."""
+    from voxcloud.pipeline.mapping.step import mpm_maps as step  # compiled kernels, which a group analysis never needs
+
+    return step(unit, store)
+
+
+def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Look at the maps of all sessions together."""
+    from voxcloud.pipeline.quality import mpm_qc as step
+
+    return step(unit, store)
+
 
 STEPS: dict[str, Step] = {
+    "mpm-maps": mpm_maps,
     "stack-shard": stack_shard,
     "stack-manifest": stack_manifest,
     "tissue-mask": tissue_mask,
@@ -19,6 +40,7 @@ STEPS: dict[str, Step] = {
     "smoothness": smoothness,
     "inference": inference,
     "behaviour": behaviour,
+    "mpm-qc": mpm_qc,
     "summary": summary,
     "report": report,
 }

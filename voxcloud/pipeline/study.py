@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from voxcloud.bids.derivatives import BIDSIGNORE, dataset_description
 from voxcloud.config.load import LoadedStudy, load_study
@@ -22,8 +23,9 @@ from voxcloud.pipeline.execute import execute
 from voxcloud.pipeline.output import STUDY_COPY, open_output, refuse_over_images
 from voxcloud.pipeline.planned import planned_unit, refuse_moved, with_upstream, write_units
 from voxcloud.pipeline.run import RunOutcome, refuse_shared_outputs, refuse_too_large, run_units
-from voxcloud.plan.build import BadImages, StudyPlan, build_plan
+from voxcloud.plan.build import EVERY_SESSION, BadImages, StudyPlan, build_plan
 from voxcloud.plan.paths import DESIGNS_PREFIX
+from voxcloud.plan.sessions import MAPS_STEP, QC_STEP, SessionChoice
 from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.storage.lease import Lease, acquire
@@ -33,11 +35,14 @@ from voxcloud.version import __version__
 
 LOG = logging.getLogger(__name__)
 
+StudySource: TypeAlias = LoadedStudy | Path | str
+
+SESSION_STEPS = (MAPS_STEP,)
 STACK_STEPS = ("stack-shard", "stack-manifest")
 TEMPLATE_STEPS = ("fit-template",)
-CLOSING_STEPS = ("summary", "report")
+CLOSING_STEPS = (QC_STEP, "summary", "report")
 # In these parts a run computes: after each it looks again at what is done, because a part may change that.
-PARTS = (STACK_STEPS, TEMPLATE_STEPS)
+PARTS = (SESSION_STEPS, STACK_STEPS, TEMPLATE_STEPS)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class RunOptions:
     workers: int | None = None
     on_bad_image: str | None = None
     recompute: tuple[str, ...] = ()
+    sessions: SessionChoice = EVERY_SESSION
 
 
 @dataclass(frozen=True)
@@ -77,13 +83,14 @@ class StudyOutcome:
     cpu_s: float
     output: str
     report: Path | None
+    quality: Path | None = None
     counts: Mapping[str, int] = field(default_factory=dict)
     leftovers: tuple[str, ...] = ()
 
 
-def load(path: Path | str, options: RunOptions | None = None) -> LoadedStudy:
-    """Read a study file and apply the options of this run."""
-    loaded = load_study(path)
+def load(source: StudySource, options: RunOptions | None = None) -> LoadedStudy:
+    """Read a study file, or take one that was read, and apply the options of this run."""
+    loaded = source if isinstance(source, LoadedStudy) else load_study(source)
     options = options or RunOptions()
     study = loaded.study
     changes: dict[str, Any] = {}
@@ -98,40 +105,44 @@ def load(path: Path | str, options: RunOptions | None = None) -> LoadedStudy:
     return LoadedStudy(study.model_copy(update=changes), loaded.path)
 
 
-def plan_study(path: Path | str, options: RunOptions | None = None) -> PlannedStudy:
+def plan_study(source: StudySource, options: RunOptions | None = None) -> PlannedStudy:
     """Plan a study and derive the state of every unit; writes nothing."""
     start = time.monotonic()
-    loaded = load(path, options)
+    loaded = load(source, options)
     store = open_output(loaded)
-    plan, status = _Planner(loaded, store, (options or RunOptions()).recompute).look()
+    plan, status = _Planner(loaded, store, options or RunOptions()).look()
     return PlannedStudy(plan, status, time.monotonic() - start)
 
 
-def study_status(path: Path | str) -> PlannedStudy:
+def study_status(source: StudySource) -> PlannedStudy:
     """Return the same as ``plan_study``: status is derived, never stored."""
-    return plan_study(path)
+    return plan_study(source)
 
 
 class _Planner:
     """The plan of a study, made anew only where what it rests on changed: building one takes seconds."""
 
-    def __init__(self, loaded: LoadedStudy, store: Store, recompute: Sequence[str] = ()) -> None:
-        self.loaded, self.store, self.recompute = loaded, store, recompute
+    def __init__(self, loaded: LoadedStudy, store: Store, options: RunOptions) -> None:
+        self.loaded, self.store, self.recompute, self.choice = loaded, store, options.recompute, options.sessions
         self.bad: BadImages = {}
-        self.plan = build_plan(loaded, store, self.bad)
-        refuse_over_images(loaded, self.plan.cohort)
+        self.plan = self._build()
+        if self.plan.cohort is not None:
+            refuse_over_images(loaded, self.plan.cohort)
+
+    def _build(self) -> StudyPlan:
+        return build_plan(self.loaded, self.store, self.bad, self.choice)
 
     def look(
         self, run_id: str = "", failed: Mapping[str, str] | None = None
     ) -> tuple[StudyPlan, dict[str, UnitStatus]]:
         """Return the plan and the state of its units as they are now."""
         if not self._rows_hold():
-            self.plan = build_plan(self.loaded, self.store, self.bad)
+            self.plan = self._build()
         plan, status = self._derive(run_id, failed)
         bad = bad_images(status) if self.loaded.study.on_bad_image == "exclude" else {}
         if bad != self.bad:
             self.bad = bad
-            self.plan = build_plan(self.loaded, self.store, bad)
+            self.plan = self._build()
             plan, status = self._derive(run_id, failed)
         return plan, status
 
@@ -158,8 +169,8 @@ class _Run:
         self.start = time.monotonic()
         self.plan, self.status = planner.look(lease.run_id)
 
-    def run(self) -> Path | None:
-        """Compute what is not done, part by part, and return the report's path."""
+    def run(self) -> None:
+        """Compute what is not done, part by part."""
         todo = [s.unit for s in self.status.values() if s.to_compute]
         refuse_too_large(todo, self.engine.memory_per_worker, usable_share(self.engine))
         refuse_shared_outputs(self.plan.units)
@@ -175,10 +186,10 @@ class _Run:
                 self._look(steps)
         self._announce()
         self._compute(self._todo())
-        return self._close()
+        self._close()
 
     def _look(self, computed: Sequence[str]) -> None:
-        self.planner.recompute = [step for step in self.planner.recompute if step not in computed]
+        self.planner.recompute = tuple(step for step in self.planner.recompute if step not in computed)
         before = self.planner.plan
         self.plan, self.status = self.planner.look(self.lease.run_id)
         if self.planner.plan is not before:
@@ -211,25 +222,48 @@ class _Run:
             todo[unit.step] = todo.get(unit.step, 0) + 1
         self.emit(Event("planned", totals=todo))
 
-    def _close(self) -> Path | None:
-        """Gather results; with failures too, so that a report exists and names them."""
+    def _close(self) -> None:
+        """Gather results; with failures too, so that reports exist and name them."""
         total = self.total
         broken = {key: str(answer["message"]) for key, answer in total.failed.items()} | total.unavailable
-        if not any(u.step == "inference" and u.key not in broken for u in self.plan.units):
-            return None
         self.plan, self.status = self.planner.look(self.lease.run_id, broken)
-        todo = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in CLOSING_STEPS]
+        inferred = any(u.step == "inference" and u.key not in broken for u in self.plan.units)
+        steps = CLOSING_STEPS if inferred else (QC_STEP,)
+        todo = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in steps]
         if todo:
             self.lease.check()
-            write_run_info(self.plan, self.store, total, time.monotonic() - self.start)
+            if inferred:
+                write_run_info(self.plan, self.store, total, time.monotonic() - self.start)
             self._compute(todo)
-        if any(unit.key in total.failed for unit in todo):
+
+    def page(self, step: str) -> Path | None:
+        """Return the page that a closing step wrote, None where it is not done."""
+        unit = next((u for u in self.plan.units if u.step == step), None)
+        broken = {*self.total.failed, *self.total.unavailable}
+        if unit is None or unit.key in broken or not self.store.exists(unit.outputs[0]):
             return None
-        return Path(self.store.local_path("report.html"))
+        computed = unit.key in self.total.computed or self.status[unit.key].state == "done"
+        return Path(self.store.local_path(unit.outputs[0])) if computed else None
 
 
-def run_study(path: Path | str, options: RunOptions | None = None, listeners: Sequence[Listener] = ()) -> StudyOutcome:
+def run_study(
+    source: StudySource,
+    options: RunOptions | None = None,
+    listeners: Sequence[Listener] = (),
+    around: Callable[[Engine], Engine] = lambda engine: engine,
+) -> StudyOutcome:
     """Compute what is not done yet.
+
+    Parameters
+    ----------
+    source
+        A study file, or one that was read.
+    options
+        What this run changes.
+    listeners
+        Receive the events.
+    around
+        Returns what units are submitted to in place of the study's engine, e.g. one that lets a service watch each.
 
     Raises
     ------
@@ -239,7 +273,7 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
     """
     options = options or RunOptions()
     start = time.monotonic()
-    loaded = load(path, options)
+    loaded = load(source, options)
     store = open_output(loaded)
 
     def emit(event: Event) -> None:
@@ -247,11 +281,11 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
             listener(event)
 
     # Everything that can be refused is refused before the first byte is written.
-    planner = _Planner(loaded, store, options.recompute)
+    planner = _Planner(loaded, store, options)
     with acquire(store, uuid.uuid4().hex[:12]) as lease, make_engine(loaded.study.compute) as engine:
-        run = _Run(planner, engine, lease, emit)
+        run = _Run(planner, around(engine), lease, emit)
         before = [key for key, status in run.status.items() if status.state == "done"]
-        report = run.run()
+        run.run()
     plan, total = run.plan, run.total
     emit(Event("run-ended", totals=_totals(plan, total)))
     return StudyOutcome(
@@ -263,7 +297,8 @@ def run_study(path: Path | str, options: RunOptions | None = None, listeners: Se
         time.monotonic() - start,
         total.cpu_s,
         store.url,
-        report,
+        run.page("report"),
+        run.page(QC_STEP),
         _totals(plan, total),
         leftovers(plan, store),
     )
@@ -295,10 +330,18 @@ def _without_blocked(units: Sequence[WorkUnit], blocked: set[str]) -> tuple[list
 def _write_study(loaded: LoadedStudy, store: Store) -> None:
     tree = loaded.study.model_dump(mode="json", by_alias=True)
     store.write_bytes(STUDY_COPY, json.dumps(tree, indent=1, sort_keys=True).encode())
-    store.write_bytes(
-        "dataset_description.json", json.dumps(dataset_description(loaded.study.name, __version__), indent=1).encode()
-    )
+    store.write_bytes("dataset_description.json", json.dumps(_description(loaded, store), indent=1).encode())
     store.write_bytes(".bidsignore", BIDSIGNORE.encode())
+
+
+def _description(loaded: LoadedStudy, store: Store) -> dict[str, Any]:
+    study = loaded.study
+    if study.bids is None:
+        return dataset_description(study.name, __version__)
+    raw = loaded.resolve(study.bids)
+    content = "quantitative maps and longitudinal group statistics" if study.models else "quantitative maps"
+    links = {"raw": os.path.relpath(raw, store.local_path("."))}
+    return dataset_description(study.name, __version__, content=content, sources=[raw], links=links)
 
 
 def _write_designs(plan: StudyPlan, store: Store) -> None:
@@ -351,6 +394,11 @@ def _design_page(stacks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def write_study_report(path: Path | str) -> Path:
     """Write tables and report again from the results that are there."""
     loaded = load(path)
+    if not loaded.study.models:
+        raise PlanError(
+            f"{path}: expected `models`, whose results a report tells of, found none. The page on the "
+            "quality of maps is written by the run itself."
+        )
     store = open_output(loaded)
     plan = close_plan(build_plan(loaded, store, {}), store)
     fingerprint = summary_fingerprint(store, plan.by_key["summary/study"])

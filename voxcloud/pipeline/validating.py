@@ -22,7 +22,7 @@ from voxcloud.pipeline.output import open_output, refuse_over_images
 from voxcloud.pipeline.run import refuse_too_large
 from voxcloud.pipeline.stacking import read_checked
 from voxcloud.pipeline.study import load
-from voxcloud.plan.build import StudyPlan, build_plan, check_volumes, read_cohort, read_mask
+from voxcloud.plan.build import StudyPlan, build_plan, check_volumes, read_cohort, read_study_mask
 from voxcloud.plan.selection import LeftOut
 from voxcloud.plan.status import derive_status
 from voxcloud.schema import stack_name
@@ -64,26 +64,33 @@ def validate_study(path: Path | str) -> Validation:
     findings = _Findings()
     loaded = findings.of(lambda: load(path))
     if loaded is not None:
-        cohort = findings.of(lambda: read_cohort(loaded))
-        grid = findings.of(lambda: read_mask(loaded, loaded.study.mask))
-        if grid is not None:
-            findings.problems += check_volumes(loaded, grid)
-        if loaded.study.atlas is not None:
-            atlas = {k: loaded.resolve(v) for k, v in loaded.study.atlas.model_dump().items()}
-            findings.of(lambda: load_atlas(**atlas))
-        if cohort is not None and grid is not None:
-            bad = list(_bad_images(cohort, grid))
-            (findings.warnings if loaded.study.on_bad_image == "exclude" else findings.problems).extend(bad)
+        usable = _look_at_tables(loaded, findings) if loaded.study.models else True
         store = findings.of(lambda: open_output(loaded))
-        if cohort is not None and store is not None:
-            findings.of(lambda: refuse_over_images(loaded, cohort))
-        if store is not None and cohort is not None and grid is not None:
+        if store is not None and usable:
             plan = findings.of(lambda: build_plan(loaded, store, {}))
             if plan is not None:
                 _look_at_plan(loaded, store, plan, findings)
     return Validation(
         tuple(dict.fromkeys(findings.problems)), tuple(dict.fromkeys(findings.warnings)), findings.left_out
     )
+
+
+def _look_at_tables(loaded: LoadedStudy, findings: _Findings) -> bool:
+    """Look at what the models need, and return whether a plan can be made of it."""
+    cohort = findings.of(lambda: read_cohort(loaded))
+    grid = findings.of(lambda: read_study_mask(loaded))
+    if grid is not None:
+        findings.problems += check_volumes(loaded, grid)
+    if loaded.study.atlas is not None:
+        atlas = {k: loaded.resolve(v) for k, v in loaded.study.atlas.model_dump().items()}
+        findings.of(lambda: load_atlas(**atlas))
+    if cohort is not None:
+        findings.of(lambda: refuse_over_images(loaded, cohort))
+    if cohort is None or grid is None:
+        return False
+    bad = list(_bad_images(cohort, grid))
+    (findings.warnings if loaded.study.on_bad_image == "exclude" else findings.problems).extend(bad)
+    return True
 
 
 def _bad_images(cohort: Cohort, grid: MaskGrid) -> Iterator[str]:

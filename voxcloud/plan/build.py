@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ from voxcloud.plan.design import build_design
 from voxcloud.plan.oversights import oversights, time_slips, unasked
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
 from voxcloud.plan.selection import ImageRef, LeftOut, Selection, excluded_image, select, without_exclusion
+from voxcloud.plan.sessions import SessionChoice, SessionPlan, plan_sessions
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
 from voxcloud.storage.stack import Allocation, StackSpec, allocate_rows, latest_manifest
 from voxcloud.storage.store import Store, file_digest
 
 MISSING_FILE = "missing"
+EVERY_SESSION = SessionChoice()
 BadImages = Mapping[tuple[str, str, str], str]
 
 
@@ -49,17 +51,21 @@ class Stack:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Everything that a run would do; the units that gather results come last (``plan.closing``)."""
+    """Everything that a run would do; the units that gather results come last (``plan.closing``).
+
+    A study without models has neither cohort nor grid, one without raw images no sessions.
+    """
 
     loaded: LoadedStudy
-    cohort: Cohort
-    grid: MaskGrid
-    stacks: Mapping[str, Stack]
-    designs: Mapping[str, dict[str, Any]]
     units: tuple[WorkUnit, ...]
-    left_out: tuple[LeftOut, ...]
-    behaviour: BehaviourFits | None
-    searches: int
+    sessions: SessionPlan = field(default_factory=SessionPlan)
+    cohort: Cohort | None = None
+    grid: MaskGrid | None = None
+    stacks: Mapping[str, Stack] = field(default_factory=dict)
+    designs: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    behaviour: BehaviourFits | None = None
+    searches: int = 0
     problems: tuple[str, ...] = ()
     missing_files: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -104,7 +110,8 @@ def read_cohort(loaded: LoadedStudy) -> Cohort:
     study = loaded.study
     problems: list[str] = []
 
-    def read(reader: Callable[[Path], pd.DataFrame], path: str) -> pd.DataFrame:
+    def read(reader: Callable[[Path], pd.DataFrame], path: str | None) -> pd.DataFrame:
+        assert path is not None  # the study file has seen to it where there are models
         try:
             return reader(Path(loaded.resolve(path)))
         except TableError as error:
@@ -165,8 +172,16 @@ def check_volumes(loaded: LoadedStudy, grid: MaskGrid) -> list[str]:
     return problems
 
 
-def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> StudyPlan:
-    """Plan a study.
+def read_study_mask(loaded: LoadedStudy) -> MaskGrid:
+    """Read the study's own mask; see ``read_mask``."""
+    assert loaded.study.mask is not None  # the study file has seen to it where there are models
+    return read_mask(loaded, loaded.study.mask)
+
+
+def build_plan(
+    loaded: LoadedStudy, store: Store, bad_images: BadImages, choice: SessionChoice = EVERY_SESSION
+) -> StudyPlan:
+    """Plan a study: maps of its raw images, group models, or both.
 
     Parameters
     ----------
@@ -176,6 +191,8 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         The study's output; only read here (manifests of earlier runs).
     bad_images
         (participant, session, digest) to reason, for images that stacking found unusable and the study excludes.
+    choice
+        Which sessions to make maps of.
 
     Raises
     ------
@@ -183,9 +200,36 @@ def build_plan(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> Stud
         If tables, masks or volumes cannot be used, or no model is left that can be fitted. A model that cannot be
         fitted beside others that can is a problem of the plan, and the others go on.
     """
+    sessions = plan_sessions(loaded, store, choice)
+    if not loaded.study.models:
+        if not sessions.units:
+            raise PlanError(*sessions.sentences)
+        return StudyPlan(
+            loaded=loaded,
+            units=sessions.units,
+            sessions=sessions,
+            problems=sessions.sentences,
+            warnings=sessions.warnings,
+            by_key={unit.key: unit for unit in sessions.units},
+        )
+    return _with_sessions(_plan_models(loaded, store, bad_images), sessions)
+
+
+def _with_sessions(plan: StudyPlan, sessions: SessionPlan) -> StudyPlan:
+    return replace(
+        plan,
+        units=(*sessions.units, *plan.units),
+        sessions=sessions,
+        problems=(*sessions.sentences, *plan.problems),
+        warnings=(*sessions.warnings, *plan.warnings),
+        by_key={unit.key: unit for unit in sessions.units} | dict(plan.by_key),
+    )
+
+
+def _plan_models(loaded: LoadedStudy, store: Store, bad_images: BadImages) -> StudyPlan:
     study = loaded.study
     cohort = read_cohort(loaded)
-    grid = read_mask(loaded, study.mask)
+    grid = read_study_mask(loaded)
     wrong = check_volumes(loaded, grid)
     if wrong:
         raise StudyFileError(*wrong)

@@ -13,6 +13,30 @@ STATS_F = ("F", "z", "p")
 STATS_FIELD = ("n", "resels")
 
 
+def session_folder(participant: str, session: str) -> str:
+    """Return where everything of one session lies."""
+    return f"sub-{participant}" + (f"/ses-{session}" if session else "")
+
+
+def session_stem(participant: str, session: str) -> str:
+    """Return how the names of a session's files begin."""
+    return f"sub-{participant}" + (f"_ses-{session}" if session else "")
+
+
+def session_map_path(participant: str, session: str, name: str, description: str = "") -> str:
+    """Return where a map of a session lies, in the space in which PDw was acquired."""
+    place = "fmap" if name == "TB1map" else "anat"
+    described = f"_desc-{description}" if description else ""
+    stem = session_stem(participant, session)
+    return f"{session_folder(participant, session)}/{place}/{stem}{described}_{name}.nii.gz"
+
+
+def session_qc_path(participant: str, session: str, extension: str) -> str:
+    """Return where a session's quality control lies: ``json`` for programs, ``html`` for people."""
+    stem = session_stem(participant, session)
+    return f"{session_folder(participant, session)}/{stem}_desc-mpm_qc.{extension}"
+
+
 def fit_folder(model: str, stack: str) -> str:
     """Return where everything about the fit of a model on a stack lies."""
     return f"fits/model-{model}/{stack}"

@@ -68,6 +68,7 @@ class Context:
     def places(self, **more: Any) -> dict[str, Any]:
         """Return the places that every unit knows."""
         loaded = self.loaded
+        assert loaded.study.mask is not None  # the study file has seen to it where there are models
         return {"output": self.store_url, "mask": loaded.resolve(loaded.study.mask), **more}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -42,6 +43,8 @@ class SplineImages:
     outside
         Value beyond the centres of the images' outermost voxels. 0 stands for *unknown* in a FLASH magnitude: the maps
         made of it are NaN there. NaN is the other choice.
+    movable
+        Compute coefficients even where samples would only be moved about, so that ``moved`` can change the transform.
 
     Attributes
     ----------
@@ -65,6 +68,7 @@ class SplineImages:
         shape: Sequence[int],
         *,
         outside: float = 0.0,
+        movable: bool = False,
     ) -> None:
         arrays = [np.asarray(image) for image in images]
         size = _check_images(arrays)
@@ -79,11 +83,19 @@ class SplineImages:
         self._matrix = matrix[[2, 1, 0, 3]] if self._flip else matrix
         whole = np.rint(self._matrix)
         reach = np.abs(self._matrix - whole) @ np.array([*self.shape, 1.0])
-        self.exact = bool(np.all(reach[:3] < EXACT_TOLERANCE))
+        self.exact = not movable and bool(np.all(reach[:3] < EXACT_TOLERANCE))
         self._images = [a.reshape(-1) for a in arrays] if self.exact else []
         self._whole = whole.astype(np.int64)
         self._padded = tuple(max(n, 4) for n in self._size)
         self._coefficients = np.empty(0, np.float32) if self.exact else self._filter(arrays)
+
+    def moved(self, voxel_to_voxel: npt.ArrayLike) -> SplineImages:
+        """Return the same images under another transform, with the same coefficients (``movable``)."""
+        assert not self.exact
+        found = copy.copy(self)
+        matrix = check_transform(voxel_to_voxel)
+        found._matrix = matrix[[2, 1, 0, 3]] if self._flip else matrix
+        return found
 
     def _filter(self, arrays: list[npt.NDArray[Any]]) -> Float32:
         (nx, ny, nz), n = self._size, self.n_images

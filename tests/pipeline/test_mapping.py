@@ -1,0 +1,284 @@
+"""Raw BIDS to maps: the files that a session gets, what its sidecars say, and that one bad session stops no other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from voxcloud.errors import PlanError, StudyFileError
+from voxcloud.pipeline.study import RunOptions, StudyOutcome, plan_study, run_study
+from voxcloud.pipeline.validating import validate_study
+from voxcloud.plan.sessions import SessionChoice
+from voxcloud.testing.raw import tiny_raw
+
+GOLDEN = Path(__file__).parent / "mapping_outputs.txt"
+
+
+@dataclass(frozen=True)
+class RawStudy:
+    """A raw data set in a folder of its own."""
+
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "derivatives" / "voxcloud"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "study.yaml"
+
+    def run(self, engine: str = "serial", **options: Any) -> StudyOutcome:
+        return run_study(self.file, RunOptions(engine=engine, **options))
+
+    def change(self, **keys: Any) -> None:
+        tree = yaml.safe_load(self.file.read_text())
+        tree.update(keys)
+        self.file.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def images(self, pattern: str) -> list[Path]:
+        found = sorted(self.folder.glob(f"sub-*/**/{pattern}"))
+        assert found, pattern
+        return found
+
+    def sidecar(self, pattern: str, **changes: Any) -> None:
+        """Change sidecars; None takes a key out."""
+        for path in self.images(pattern):
+            tree = json.loads(path.read_text())
+            tree.update(changes)
+            path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+
+    def values(self, pattern: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Change stored values of images."""
+        for path in self.images(pattern):
+            image = nib.load(path)
+            data = change(np.asarray(image.dataobj).copy())
+            nib.save(nib.Nifti1Image(data.astype(image.get_data_dtype()), image.affine), path)
+
+    def map(self, session: str, name: str) -> np.ndarray:
+        place = "fmap" if name == "TB1map" else "anat"
+        path = self.output / f"sub-01/ses-{session}/{place}/sub-01_ses-{session}_{name}.nii.gz"
+        return np.asarray(nib.load(path).dataobj)
+
+    def truth(self, session: str, name: str) -> np.ndarray:
+        return np.asarray(nib.load(self.folder / "truth" / f"sub-01_ses-{session}_{name}.nii.gz").dataobj)
+
+    def quality(self, session: str) -> dict[str, Any]:
+        path = self.output / f"sub-01/ses-{session}/sub-01_ses-{session}_desc-mpm_qc.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def objects(self) -> list[str]:
+        return sorted(p.relative_to(self.output).as_posix() for p in self.output.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
+    """A raw data set whose maps were made."""
+    study = RawStudy(tmp_path_factory.mktemp("made") / "raw")
+    tiny_raw(study.folder)
+    outcome = study.run()
+    assert not outcome.failed, outcome.failed
+    assert not outcome.problems
+    return study
+
+
+@pytest.fixture
+def raw(made: RawStudy, tmp_path: Path) -> RawStudy:
+    """A copy of the data set without maps, to break."""
+    shutil.copytree(made.folder, tmp_path / "raw", ignore=shutil.ignore_patterns("derivatives"))
+    return RawStudy(tmp_path / "raw")
+
+
+@pytest.fixture
+def done(made: RawStudy, tmp_path: Path) -> RawStudy:
+    """A copy of the data set with its maps."""
+    shutil.copytree(made.folder, tmp_path / "raw")
+    return RawStudy(tmp_path / "raw")
+
+
+def test_run_study__writes_the_files_of_the_golden_list(made: RawStudy) -> None:
+    found = [path for path in made.objects() if not path.startswith(".voxcloud/")]
+    assert found == GOLDEN.read_text().split()
+
+
+def test_run_study__maps_are_near_the_truth(made: RawStudy) -> None:
+    pure = made.truth("1", "label-WM_probseg") > 0.95
+    for name, tolerance in (("R1map", 0.04), ("R2starmap", 0.05), ("MTsat", 0.06), ("TB1map", 0.03)):
+        ratio = np.median(made.map("1", name)[pure]) / np.median(made.truth("1", name)[pure])
+        assert abs(ratio - 1.0) < tolerance, name
+
+
+def test_run_study__a_sidecar_says_how_a_map_was_made(made: RawStudy) -> None:
+    path = made.output / "sub-01/ses-1/anat/sub-01_ses-1_R1map.json"
+    tree = json.loads(path.read_text())
+    assert tree["Units"] == "1/s"
+    assert tree["Preset"] == "hmri-1.0"
+    assert tree["B1Method"] == "AFI"
+    assert tree["B1mapProvided"] is True
+    assert tree["SpoilingCorrection"] is False
+    assert tree["Protocol"]["PDw"]["repetition_time_s"] == 0.0245
+    assert tree["MagneticFieldStrength"] == 3
+    assert any("B1 map" in sentence for sentence in tree["Corrections"])
+    assert len(tree["Sources"]) == 24
+    for source in tree["Sources"]:
+        assert (made.folder / source.removeprefix("bids:raw:")).is_file()
+    assert str(made.folder) not in path.read_text()
+    links = json.loads((made.output / "dataset_description.json").read_text())["DatasetLinks"]
+    assert (made.output / links["raw"]).resolve() == made.folder.resolve()
+
+
+def test_run_study__again_computes_nothing_and_a_touched_file_neither(done: RawStudy) -> None:
+    assert done.run().computed == ()
+    image = done.images("*echo-1*MPM.nii.gz")[0]
+    image.touch()
+    assert done.run().computed == ()
+
+
+def test_run_study__a_changed_setting_makes_maps_anew_and_says_why(done: RawStudy) -> None:
+    done.change(mpm={"preset": "hmri-0.x"})
+    status = plan_study(done.file).status
+    assert "preset" in status["mpm-maps/sub-01_ses-1"].reason
+    assert set(done.run().computed) == {"mpm-maps/sub-01_ses-1", "mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
+
+
+def test_run_study__a_new_session_recomputes_only_itself_and_the_cohorts_page(done: RawStudy) -> None:
+    for folder in (done.folder / "sub-01" / "ses-2", done.output / "sub-01" / "ses-2"):
+        shutil.move(folder, folder.with_name("kept") if folder.parent.parent == done.folder else folder)
+    moved = done.folder / "sub-01" / "kept"
+    done.run()
+    moved.rename(moved.with_name("ses-2"))
+    assert set(done.run().computed) <= {"mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
+
+
+@pytest.mark.parametrize("engine", ["threads", pytest.param("local", marks=pytest.mark.slow)])
+def test_run_study__every_engine_writes_the_same_bytes(made: RawStudy, raw: RawStudy, engine: str) -> None:
+    raw.run(engine=engine, workers=2)
+    for path in made.objects():
+        if path.endswith(".nii.gz"):
+            assert (made.output / path).read_bytes() == (raw.output / path).read_bytes(), path
+
+
+def test_run_study__only_the_chosen_sessions(raw: RawStudy) -> None:
+    outcome = raw.run(sessions=SessionChoice(("01",), ("2",)))
+    assert set(outcome.computed) == {"mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
+    with pytest.raises(Exception, match="sub-09"):
+        raw.run(sessions=SessionChoice(("09",)))
+
+
+def failing(study: RawStudy, pattern: str) -> str:
+    """Run, see that the other session was made all the same, and return what is said of the bad one."""
+    outcome = study.run()
+    texts = [*outcome.problems, *(str(answer["message"]) for answer in outcome.failed.values())]
+    assert len(texts) == 1, texts
+    assert "mpm-maps/sub-01_ses-2" in outcome.computed
+    assert texts[0].startswith("sub-01_ses-1")
+    assert outcome.quality is not None
+    assert pattern in texts[0], texts[0]
+    page = outcome.quality.read_text()
+    assert "sub-01_ses-1" in page
+    return texts[0]
+
+
+def test_bad_input__missing_b1_stops_the_session(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-1_*TB1AFI*"):
+        path.unlink()
+    failing(raw, "semi-quantitative")
+
+
+def test_bad_input__missing_b1_goes_on_when_told_and_says_so(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-1_*TB1AFI*"):
+        path.unlink()
+    raw.change(mpm={"missing_b1": "semi-quantitative"})
+    outcome = raw.run()
+    assert not outcome.failed
+    tree = json.loads((raw.output / "sub-01/ses-1/anat/sub-01_ses-1_R1map.json").read_text())
+    assert tree["B1mapProvided"] is False
+    assert any("semi-quantitative" in sentence for sentence in tree["Corrections"])
+    assert any("made in different ways" in text for text in plan_study(raw.file).plan.warnings)
+    assert not (raw.output / "sub-01/ses-1/fmap").exists()
+
+
+def test_bad_input__echo_times_in_milliseconds(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-1_*MPM.json"):
+        tree = json.loads(path.read_text())
+        path.write_text(json.dumps(tree | {"EchoTime": tree["EchoTime"] * 1000}))
+    problems = raw.run().problems
+    assert any("2.3" in text and "0.0023" in text for text in problems)
+
+
+def test_bad_input__saturated_signals(raw: RawStudy) -> None:
+    raw.values("sub-01_ses-1_*flip-2*echo-1_*MPM.nii.gz", lambda v: np.minimum(v, np.percentile(v, 80)))
+    failing(raw, "cut off")
+
+
+def test_bad_input__a_few_saturated_signals_are_a_warning(raw: RawStudy) -> None:
+    def cut(values: np.ndarray) -> np.ndarray:
+        return np.minimum(values, np.sort(values.ravel())[-25])
+
+    raw.values("sub-01_ses-1_*flip-2*echo-1_*MPM.nii.gz", cut)
+    assert not raw.run().failed
+    assert any("cut off" in text for text in raw.quality("1")["warnings"])
+
+
+def test_bad_input__an_empty_series(raw: RawStudy) -> None:
+    raw.values("sub-01_ses-1_*mt-on*MPM.nii.gz", lambda v: v * 0)
+    failing(raw, "zero")
+
+
+def test_bad_input__mt_that_was_not_on(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-1_*mt-on*MPM.nii.gz"):
+        echo = path.name.split("echo-")[1][0]
+        shutil.copy(raw.images(f"sub-01_ses-1_*flip-1*mt-off*echo-{echo}_*MPM.nii.gz")[0], path)
+    failing(raw, "Is MT really on")
+
+
+def test_bad_input__afi_that_is_a_map_in_tenths_of_a_degree(raw: RawStudy) -> None:
+    raw.values("sub-01_ses-1_*tr1*TB1AFI.nii.gz", lambda v: np.where(v > 100, 600, 0))
+    raw.values("sub-01_ses-1_*tr2*TB1AFI.nii.gz", lambda v: np.where(v > 100, 600, 0))
+    assert "tenths of a degree" in failing(raw, "B1 by AFI")
+
+
+def test_bad_input__echoes_of_two_sizes(raw: RawStudy) -> None:
+    path = raw.images("sub-01_ses-1_*flip-2*echo-3_*MPM.nii.gz")[0]
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
+    failing(raw, "echo-3")
+
+
+def test_bad_input__a_file_cut_short(raw: RawStudy) -> None:
+    path = raw.images("sub-01_ses-1_*flip-2*echo-3_*MPM.nii.gz")[0]
+    path.write_bytes(path.read_bytes()[:-200])
+    failing(raw, "cut short")
+
+
+def test_bad_input__two_presets_within_a_person(done: RawStudy) -> None:
+    done.change(mpm={"preset": "hmri-0.x"})
+    with pytest.raises(
+        PlanError, match=r"sub-01_ses-2: expected Preset as in sub-01_ses-1, 'hmri-1.0', found 'hmri-0.x'"
+    ):
+        done.run(sessions=SessionChoice((), ("2",)))
+    assert done.run().computed
+
+
+def test_validate_study__finds_what_is_wrong_with_sessions(raw: RawStudy) -> None:
+    assert validate_study(raw.file).problems == ()
+    raw.sidecar("sub-01_ses-2_*flip-2*MPM.json", FlipAngle=0.37)
+    problems = validate_study(raw.file).problems
+    assert problems
+    assert all(text.startswith("sub-01_ses-2") for text in problems)
+
+
+def test_run_study__output_in_a_participants_folder_is_refused(raw: RawStudy) -> None:
+    raw.change(output="sub-01/derivatives")
+    with pytest.raises(StudyFileError, match="sub-01"):
+        raw.run()

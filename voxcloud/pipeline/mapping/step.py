@@ -1,0 +1,192 @@
+"""The step ``mpm-maps``: everything of one session, from raw images to maps, quality control and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from voxcloud.bids.acquisitions import ContrastName, MpmSession
+from voxcloud.errors import CorruptStoreError, ImageError
+from voxcloud.pipeline.execute import CHILD_CPU
+from voxcloud.pipeline.mapping.b1 import SessionB1, map_b1, map_receive
+from voxcloud.pipeline.mapping.outputs import write_maps
+from voxcloud.pipeline.mapping.quality import session_quality
+from voxcloud.pipeline.mapping.signals import SessionSignals, gather_signals
+from voxcloud.plan.paths import session_qc_path
+from voxcloud.plan.unit import WorkUnit
+from voxcloud.qmri.epg import Spoiling
+from voxcloud.qmri.maker import MapMaker
+from voxcloud.qmri.presets import PRESETS, Preset
+from voxcloud.qmri.protocol import SeriesProtocol
+from voxcloud.qmri.spoiling import SpoilingCoefficients, spoiling_coefficients
+from voxcloud.storage.store import Store, file_digest
+
+LOG = logging.getLogger(__name__)
+
+# Voxels at a time: signals, maps and what lies between stay in the processor's cache.
+BLOCK_VOXELS = 1 << 16
+OVERRIDES = ("weighted_passes", "angles", "signal", "mtsat_correction", "mtsat_constant")
+
+
+class _Phases:
+    """CPU seconds of this thread, phase by phase: a record tells where the time of a session goes."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.thread_time()
+
+    def end(self, name: str) -> None:
+        """End a phase; the next one begins."""
+        now = time.thread_time()
+        self.seconds[name] = round(now - self._last, 3)
+        self._last = now
+
+
+def mpm_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Make the maps of one session and write them with sidecars, quality control and page."""
+    phases = _Phases()
+    session = MpmSession.from_tree(unit.places["session"])
+    _refuse_changed(unit, session)
+    mpm = unit.params["mpm"]
+    signals = gather_signals(session, mpm["registration"])
+    phases.end("read and resample")
+    b1 = map_b1(session, signals, mpm)
+    receive = map_receive(session, signals, mpm)
+    phases.end("fields")
+    maps, record = make_maps(session, mpm, signals, b1, receive)
+    _refuse_implausible(session, maps)
+    phases.end("maps")
+    moves = [*signals.moves.values(), *([b1.move] if b1 is not None and b1.move is not None else [])]
+    record |= {
+        "registration": [move.record for move in moves],
+        "b1_map": None if b1 is None else b1.record,
+    }
+    quality, page, tissue_cpu_s = session_quality(unit, session, signals, maps, b1, record)
+    phases.end("quality")
+    write_maps(unit, store, signals, maps, None if b1 is None else b1.values, record)
+    who = session.participant_id, session.session_id
+    store.write_bytes(session_qc_path(*who, "json"), json.dumps(quality, allow_nan=False, indent=1).encode())
+    store.write_bytes(session_qc_path(*who, "html"), page.encode())
+    phases.end("write")
+    registrations = sum(move.cpu_s for move in moves) + tissue_cpu_s
+    return {
+        "voxels": int(signals.positions.size),
+        "registrations": record["registration"],
+        "warnings": list(quality["warnings"]),
+        "phases_cpu_s": phases.seconds | {"registrations": round(registrations, 3)},
+        # Registrations are processes of their own: this thread's clock does not see them.
+        CHILD_CPU: registrations,
+    }
+
+
+def _refuse_changed(unit: WorkUnit, session: MpmSession) -> None:
+    """Stop at a file that was written anew after the plan was made: the record would name the old one."""
+    named = unit.params["session"]
+    for path, name in zip(session.paths, MpmSession.from_tree({**named, "warnings": ()}).paths, strict=True):
+        if file_digest(path) != unit.inputs[name]:
+            raise CorruptStoreError(
+                f"{session.who}: expected the image that the run was planned with, found that {path} was changed "
+                "since. Run again when nothing writes images any more."
+            )
+
+
+def find_preset(mpm: Mapping[str, Any]) -> Preset:
+    """Return the study's preset with the values that it changes."""
+    changed = {key: mpm[key] for key in OVERRIDES if mpm[key] is not None}
+    return dataclasses.replace(PRESETS[mpm["preset"]], **changed)
+
+
+def find_spoiling(mpm: Mapping[str, Any], protocols: Mapping[str, SeriesProtocol]) -> SpoilingCoefficients | None:
+    """Simulate the correction for imperfect spoiling that the study asks for."""
+    asked = mpm["spoiling"]
+    if asked is None:
+        return None
+    sequence = Spoiling(
+        rf_increment_rad=float(np.deg2rad(asked["rf_increment_deg"])),
+        lobes=((asked["gradient_mt_per_m"] * 1e-3, asked["duration_ms"] * 1e-3),),
+        t2_s=asked["t2_ms"] * 1e-3,
+        diffusion_m2_per_s=asked["diffusion_um2_per_ms"] * 1e-9,
+    )
+    pdw, t1w = protocols["PDw"].excitation, protocols["T1w"].excitation
+    return spoiling_coefficients(pdw, t1w, sequence, angles=find_preset(mpm).angles)
+
+
+def _maker(session: MpmSession, mpm: Mapping[str, Any], b1: SessionB1 | None, with_receive: bool) -> MapMaker:
+    protocols: dict[str, SeriesProtocol] = {}
+    for name, series in session.series.items():
+        with warnings.catch_warnings():
+            # Few echoes and large angles were named when the session was planned.
+            warnings.simplefilter("ignore", UserWarning)
+            protocols[name] = SeriesProtocol(
+                name,
+                [echo.echo_time_s for echo in series.echoes],
+                float(np.deg2rad(series.flip_angle_deg)),
+                series.repetition_time_s,
+            )
+            _ = protocols[name].excitation
+    spoiling = find_spoiling(mpm, protocols) if b1 is not None else None
+    return MapMaker(
+        protocols,
+        with_b1=b1 is not None,
+        preset=find_preset(mpm),
+        spoiling=spoiling,
+        with_receive=with_receive,
+        single_contrasts=True,
+    )
+
+
+def make_maps(
+    session: MpmSession,
+    mpm: Mapping[str, Any],
+    signals: SessionSignals,
+    b1: SessionB1 | None,
+    receive: Mapping[str, np.ndarray] | None,
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return every map in the head's voxels, and the record of how they were made."""
+    maker = _maker(session, mpm, b1, receive is not None)
+    n = signals.positions.size
+    maps = {name: np.empty(n, np.float32) for name in maker.names}
+    for start in range(0, n, BLOCK_VOXELS):
+        part = slice(start, min(start + BLOCK_VOXELS, n))
+        found = maker.block(
+            {name: np.ascontiguousarray(values[:, part]) for name, values in signals.signals.items()},
+            None if b1 is None else b1.values[part],
+            None if receive is None else {name: values[part] for name, values in receive.items()},
+        )
+        for name, values in found.items():
+            maps[name][part] = values
+    return maps, maker.record()
+
+
+# What the median over a head's brighter half can be (1/s, p.u.); beyond, series were taken for others, or units are
+# wrong.
+PLAUSIBLE = {"R1map": (0.1, 3.0), "R2starmap": (2.0, 200.0), "MTsat": (0.15, 8.0)}
+HINTS: dict[str, str] = {
+    "R1map": "Are PDw and T1w what their sidecars say (FlipAngle, RepetitionTimeExcitation)?",
+    "R2starmap": "Are the echo times right, and the images magnitudes?",
+    "MTsat": "Is MT really on in the series marked MTState true, and off in the others?",
+}
+
+
+def _refuse_implausible(session: MpmSession, maps: Mapping[str, np.ndarray]) -> None:
+    """Refuse maps that no head can have: the sidecars tell of other images than these."""
+    amplitude = maps["A"]
+    with np.errstate(invalid="ignore"):
+        inside = amplitude > np.nanmedian(amplitude) / 2
+    for name, (low, high) in PLAUSIBLE.items():
+        if name not in maps:
+            continue
+        median = float(np.nanmedian(maps[name][inside]))
+        if not low <= median <= high:
+            contrast: ContrastName = "MTw" if name == "MTsat" else "PDw"
+            raise ImageError(
+                f"{session.who}, {name}: expected a median of {low:g} to {high:g} in the head, found {median:.3g}. "
+                f"{HINTS[name]} (e.g. {session.series[contrast].echoes[0].path})"
+            )

@@ -1,0 +1,38 @@
+"""The step ``mpm-qc``: the maps of all sessions side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from voxcloud.errors import CorruptStoreError
+from voxcloud.plan.sessions import QC_PAGE, QC_TABLES
+from voxcloud.plan.unit import WorkUnit, digest_json
+from voxcloud.report.qc_cohort import cohort_page, cohort_table, find_outliers
+from voxcloud.storage.store import Store
+
+LOG = logging.getLogger(__name__)
+
+
+def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Write the cohort's page on quality and its table; sessions that failed are named first."""
+    told = unit.places["told"]
+    if digest_json(told) != unit.inputs["told"]:
+        raise CorruptStoreError(f"{unit.key}: what the run told of failures was changed since. Run the study again.")
+    sessions = [json.loads(store.read_bytes(path)) for path in unit.places["sessions"]]
+    sessions.sort(key=lambda qc: (qc["participant_id"], qc["session_id"]))
+    page = cohort_page(unit.params["study"], sessions, told["failed"], told["warnings"])
+    store.write_bytes(QC_PAGE, page.encode())
+    columns, rows, dictionary = cohort_table(sessions)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, delimiter="\t", lineterminator="\n", restval="n/a")
+    writer.writeheader()
+    writer.writerows({key: "n/a" if value is None else value for key, value in row.items()} for row in rows)
+    store.write_bytes(QC_TABLES[0], table.getvalue().encode())
+    store.write_bytes(QC_TABLES[1], json.dumps(dictionary, indent=1).encode())
+    outliers = find_outliers(sessions)
+    return {"sessions": len(sessions), "failed": len(told["failed"]), "outliers": len(outliers)}
