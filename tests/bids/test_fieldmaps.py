@@ -310,7 +310,7 @@ def test_find_b0__one_that_is_merely_there_is_not_taken(maps: Any) -> None:
 def test_find_b0__an_identifier_that_does_not_exist(maps: Any) -> None:
     maps.seste(B0FieldSource="b00")
     maps.phasediff()
-    assert "found B0FieldIdentifier b0 for B0FieldSource 'b00' Did you mean 'b0'?" in maps.problem()
+    assert "found B0FieldIdentifier b0 for B0FieldSource 'b00'. Did you mean 'b0'? Write" in maps.problem()
 
 
 @pytest.mark.parametrize(

@@ -117,10 +117,12 @@ def _missing(
     missing_b0: Literal["stop", "skip"],
     findings: Findings,
 ) -> None:
+    hint = ""
     if sources and fields:
         there = sorted({name for f in fields for name in _labels(f.metadata.get(IDENTIFIER))})
         wanted = sorted(sources)[0]
-        found = f"{IDENTIFIER} {', '.join(there) or 'in none'} for {SOURCE} '{wanted}'{nearest(wanted, there)}"
+        found = f"{IDENTIFIER} {', '.join(there) or 'in none'} for {SOURCE} '{wanted}'"
+        hint = nearest(wanted, there)
     elif fields:
         found = f"{names(fields)}, which no sidecar links to it"
     else:
@@ -130,7 +132,7 @@ def _missing(
         return
     findings.refuse(
         f"{names(epis)}: expected a field map that belongs to it (phasediff, phase1 and phase2, fieldmap, or a pair of "
-        f"epi), found {found.rstrip('.')}. Write the same name as {IDENTIFIER} into the field map's sidecar and as "
+        f"epi), found {found}.{hint} Write the same name as {IDENTIFIER} into the field map's sidecar and as "
         f"{SOURCE} into this one's, or go on without unwarping: mpm.missing_b0: skip."
     )
 
