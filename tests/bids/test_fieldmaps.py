@@ -335,6 +335,14 @@ def test_find_b0__the_source_goes_before_intended_for(maps: Any) -> None:
     assert roles(maps.read().b1.b0.images)["phasediff"] == "phasediff"
 
 
+def test_find_b0__linked_for_the_whole_data_set_at_its_root(maps: Any) -> None:
+    maps.seste(B0FieldSource=None)
+    maps.phasediff(B0FieldIdentifier=None)
+    maps.json("phasediff.json", {"B0FieldIdentifier": "b0"})
+    maps.json("TB1EPI.json", {"B0FieldSource": "b0"})
+    assert maps.read().b1.b0.method == "phasediff"
+
+
 def test_find_b0__two_that_fit(maps: Any) -> None:
     maps.seste()
     maps.phasediff()
