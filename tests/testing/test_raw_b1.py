@@ -20,6 +20,7 @@ from voxcloud.qmri.seste import b1_from_seste
 from voxcloud.space.unwarp import unwarp_epi
 from voxcloud.testing import SimulatedRaw, tiny_raw
 from voxcloud.testing.raw_fields import coil_fields
+from voxcloud.testing.raw_geometry import Movement
 
 Floats = npt.NDArray[np.float64]
 Make = Callable[..., SimulatedRaw]
@@ -51,7 +52,11 @@ def true_field(made: SimulatedRaw, name: str) -> Floats:
     image = nib.load(field_maps(made) / f"sub-01_ses-1_{name}.nii.gz")
     voxels = np.argwhere(np.ones(image.shape, dtype=bool))
     world = voxels @ image.affine[:3, :3].T + image.affine[:3, 3]
-    return coil_fields(0, "01", "1").transmit(world).reshape(image.shape).astype(np.float64)
+    pose = json.loads((made.folder / "truth" / "truth.json").read_text())["sessions"][0]["pose"]
+    back = np.linalg.inv(Movement(tuple(pose["rotation_deg"]), tuple(pose["translation_mm"])).matrix())
+    return (
+        coil_fields(0, "01", "1").transmit(world @ back[:3, :3].T + back[:3, 3]).reshape(image.shape).astype(np.float64)
+    )
 
 
 def test_write_afi__gives_back_the_field(make: Make) -> None:

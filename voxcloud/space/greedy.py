@@ -56,10 +56,10 @@ def run_greedy(request: dict[str, Any], images: dict[str, npt.NDArray[Any]]) -> 
                 _end(child)
         place = folder / "answer.json"
         if child.returncode != 0 or not place.exists():
-            said = (folder / "words.txt").read_text(encoding="utf-8", errors="replace").strip()
+            lines = (folder / "words.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise RegistrationError(
                 f"registration: expected picsl-greedy to end well, found exit status {child.returncode}: "
-                f"{said[-600:] or 'no message'}. Run it again; if it fails again, look at both images."
+                f"{lines[-1][-600:] if lines else 'no message'}. Run it again; if it fails again, look at both images."
             )
         answer: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
         return answer

@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
     _end_with_parent()
     request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     images = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in request["images"]}
-    matrix, metric = _register(request, images)
+    if "start" in request:
+        np.savetxt(folder / "start.txt", np.array(request["start"]), fmt="%.17g")
+    matrix, metric = _register(request, images, folder)
     used = resource.getrusage(resource.RUSAGE_SELF)
     answer = {
         "matrix": matrix.tolist(),
@@ -57,21 +59,20 @@ def _end_with_parent() -> None:
 
 
 def _register(
-    request: dict[str, Any], images: dict[str, npt.NDArray[Any]]
+    request: dict[str, Any], images: dict[str, npt.NDArray[Any]], folder: Path
 ) -> tuple[npt.NDArray[np.float64], list[float]]:
     from picsl_greedy import Greedy3D
 
     named = {name: _image(array, np.array(request["affines"][name])) for name, array in images.items()}
     mask = "-gm mask" if "mask" in named else ""
-    start = "-ia start" if "start" in request else "-ia-identity"
-    given = {"start": np.array(request["start"])} if "start" in request else {}
+    start = f"-ia {folder / 'start.txt'}" if "start" in request else "-ia-identity"
     # A seed makes it repeatable; jitter moves the samples off the voxel grid, where interpolation is best by itself.
     command = (
         f"-threads 1 -seed 1 -V 0 -a -dof {request['dof']} -m {request['metric']} -n {request['iterations']} "
         f"-jitter {request['jitter']} {start} {mask} -i fixed moving -o found"
     )
     greedy = Greedy3D()
-    greedy.execute(command, out=io.StringIO(), err=io.StringIO(), found=None, **named, **given)
+    greedy.execute(command, out=io.StringIO(), err=io.StringIO(), found=None, **named)
     log = greedy.metric_log()
     last = [float(np.asarray(level["TotalPerPixelMetric"]).reshape(-1)[-1]) for level in log] if log else []
     return np.asarray(greedy["found"], dtype=np.float64), last

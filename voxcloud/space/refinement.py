@@ -15,8 +15,8 @@ from voxcloud.space.bspline import SplineImages
 Float64 = npt.NDArray[np.float64]
 
 # Gradients of Gaussian-blurred images, the coarser first: it reaches further, the finer is exact.
-SIGMAS_MM = (3.0, 1.4)
-POINTS = 60_000
+SIGMAS_MM = (3.0, 1.2)
+POINTS = 120_000
 MOST_STEPS = 20
 # A step (mm and degrees) below which nothing changes any more, and the step of the numerical derivative.
 SMALLEST_STEP = 1e-3

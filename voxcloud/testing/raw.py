@@ -91,8 +91,8 @@ def simulate_raw(
     """Write a raw BIDS data set of multi-parameter mapping on the MNI152 template, with skull, scalp and the truth.
 
     R1, PD, R2* and MTsat are known in every voxel; signals are exact steady states (``raw_signals``), with a transmit
-    and a receive field that stay with the coil while the head moves, and Rician noise. The same arguments give the same
-    bytes.
+    field that goes with the head, a receive field that stays with the coil while the head moves, and Rician noise. The
+    same arguments give the same bytes.
 
     Parameters
     ----------

@@ -1,6 +1,8 @@
-"""What the scanner adds: transmit and receive fields that stay with the coil, a static field that goes with the head.
+"""What the scanner adds: transmit and static fields that go with the head, a receive field that stays with the coil.
 
-Positions are in the scanner's frame, mm, with the isocentre at the origin, unless stated otherwise.
+At 3 T the pattern of B1+ is that of waves standing in the head; what a small movement in the coil adds is left out.
+Positions are in mm: of the transmit field from the middle of the brain in the head's frame, of the receive field in
+the scanner's frame with the isocentre at the origin, unless stated otherwise.
 """
 
 from __future__ import annotations

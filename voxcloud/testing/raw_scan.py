@@ -63,6 +63,9 @@ class Sampled:
 def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64, *, with_fractions: bool = True) -> Sampled:
     """Evaluate a head in a pose, and the coil's fields, on a grid.
 
+    The transmit field is shaped by waves standing in the head and follows it; the receive sensitivity stays with the
+    coil.
+
     Parameters
     ----------
     pose
@@ -82,7 +85,8 @@ def sample_head(head: Head, coils: CoilFields, grid: Grid, pose: Float64, *, wit
         head_mm = world @ to_head[:3, :3].T + to_head[:3, 3]
         fractions, parameters = head.sample(head_mm)
         fractions = fractions if with_fractions else fractions[:0]
-        fields = coils.transmit(world), coils.receive(world), static_field_hz(head_mm)
+        middle = np.asarray(head.tissues.centre_mm)
+        fields = coils.transmit(head_mm - middle), coils.receive(world), static_field_hz(head_mm)
         seen: tuple[npt.NDArray[Any], ...] = (index, fractions, parameters, *fields)
         for part, values in zip(parts, seen, strict=True):
             part.append(values)
