@@ -204,7 +204,7 @@ def test_bad_input__missing_b1_goes_on_when_told_and_says_so(raw: RawStudy) -> N
     tree = json.loads((raw.output / "sub-01/ses-1/anat/sub-01_ses-1_R1map.json").read_text())
     assert tree["B1mapProvided"] is False
     assert any("semi-quantitative" in sentence for sentence in tree["Corrections"])
-    assert any("made in different ways" in text for text in plan_study(raw.file).plan.warnings)
+    assert any("sessions differ in B1Method" in text for text in plan_study(raw.file).plan.warnings)
     assert not (raw.output / "sub-01/ses-1/fmap").exists()
 
 
@@ -216,8 +216,15 @@ def test_bad_input__echo_times_in_milliseconds(raw: RawStudy) -> None:
     assert any("2.3" in text and "0.0023" in text for text in problems)
 
 
+def test_bad_input__an_echo_lost_at_the_end_of_one_session_is_a_warning(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-2_*echo-8_flip-2*MPM*"):
+        path.unlink()
+    warnings = plan_study(raw.file).plan.warnings
+    assert any("sub-01: sessions differ in the number of echoes of T1w" in text for text in warnings), warnings
+
+
 def test_bad_input__saturated_signals(raw: RawStudy) -> None:
-    raw.values("sub-01_ses-1_*flip-2*echo-1_*MPM.nii.gz", lambda v: np.minimum(v, np.percentile(v, 80)))
+    raw.values("sub-01_ses-1_*echo-1_flip-2*MPM.nii.gz", lambda v: np.minimum(v, np.percentile(v, 80)))
     failing(raw, "cut off")
 
 
@@ -225,7 +232,7 @@ def test_bad_input__a_few_saturated_signals_are_a_warning(raw: RawStudy) -> None
     def cut(values: np.ndarray) -> np.ndarray:
         return np.minimum(values, np.sort(values.ravel())[-25])
 
-    raw.values("sub-01_ses-1_*flip-2*echo-1_*MPM.nii.gz", cut)
+    raw.values("sub-01_ses-1_*echo-1_flip-2*MPM.nii.gz", cut)
     assert not raw.run().failed
     assert any("cut off" in text for text in raw.quality("1")["warnings"])
 
@@ -238,7 +245,7 @@ def test_bad_input__an_empty_series(raw: RawStudy) -> None:
 def test_bad_input__mt_that_was_not_on(raw: RawStudy) -> None:
     for path in raw.images("sub-01_ses-1_*mt-on*MPM.nii.gz"):
         echo = path.name.split("echo-")[1][0]
-        shutil.copy(raw.images(f"sub-01_ses-1_*flip-1*mt-off*echo-{echo}_*MPM.nii.gz")[0], path)
+        shutil.copy(raw.images(f"sub-01_ses-1_*echo-{echo}_flip-1*mt-off*MPM.nii.gz")[0], path)
     failing(raw, "Is MT really on")
 
 
@@ -249,14 +256,14 @@ def test_bad_input__afi_that_is_a_map_in_tenths_of_a_degree(raw: RawStudy) -> No
 
 
 def test_bad_input__echoes_of_two_sizes(raw: RawStudy) -> None:
-    path = raw.images("sub-01_ses-1_*flip-2*echo-3_*MPM.nii.gz")[0]
+    path = raw.images("sub-01_ses-1_*echo-3_flip-2*MPM.nii.gz")[0]
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
     failing(raw, "echo-3")
 
 
 def test_bad_input__a_file_cut_short(raw: RawStudy) -> None:
-    path = raw.images("sub-01_ses-1_*flip-2*echo-3_*MPM.nii.gz")[0]
+    path = raw.images("sub-01_ses-1_*echo-3_flip-2*MPM.nii.gz")[0]
     path.write_bytes(path.read_bytes()[:-200])
     failing(raw, "cut short")
 

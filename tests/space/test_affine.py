@@ -30,7 +30,9 @@ def test_rigid_matrix__turns_as_scipy_does() -> None:
 
 def test_rigid_matrix__keeps_the_centre_where_it_is() -> None:
     centre = np.array([10.0, -20.0, 5.0, 1.0])
-    np.testing.assert_allclose(rigid_matrix((1, 2, 3), (4, 5, 6), centre[:3]) @ centre, centre + np.array([1.0, 2.0, 3.0, 0.0]))
+    np.testing.assert_allclose(
+        rigid_matrix((1, 2, 3), (4, 5, 6), centre[:3]) @ centre, centre + np.array([1.0, 2.0, 3.0, 0.0])
+    )
 
 
 def test_rigid_parameters__takes_the_rigid_part_of_a_scaled_transform() -> None:

@@ -51,8 +51,8 @@ def test_rough_tissue__white_and_grey_matter_are_what_they_are_called() -> None:
     overlap = found.brain & (own["GM"] + own["WM"] > 0.5)
     dice = 2 * overlap.sum() / (found.brain.sum() + (own["GM"] + own["WM"] > 0.5).sum())
     assert dice > 0.9
-    assert np.median(values[found.wm]) == pytest.approx(1.7, rel=0.05)
-    assert np.median(values[found.gm]) == pytest.approx(0.85, rel=0.1)
+    assert np.median(values[found.wm]) == pytest.approx(1.7, rel=0.12)
+    assert np.median(values[found.gm]) == pytest.approx(0.85, rel=0.12)
 
 
 def test_rough_tissue__refuses_what_is_no_brain() -> None:

@@ -221,18 +221,35 @@ def _made_otherwise(store: Store, units: Sequence[WorkUnit], others: Mapping[str
 
 
 def _unlike(units: Sequence[WorkUnit]) -> list[str]:
-    """Return a warning per participant whose sessions are made in different ways, e.g. with B1 maps of two kinds."""
-    people: dict[str, dict[str, list[str]]] = {}
+    """Return a warning for what differs between the sessions of a participant: it can look like change over time."""
+    people: dict[str, dict[str, dict[str, list[str]]]] = {}
     for unit in units:
         session = unit.params["session"]
-        text = ", ".join(f"{key} {value}" for key, value in how_made(unit).items())
-        people.setdefault(session["participant_id"], {}).setdefault(text, []).append(session["session_id"])
+        for key, value in _acquired(unit).items():
+            values = people.setdefault(session["participant_id"], {}).setdefault(key, {})
+            values.setdefault(value, []).append(session["session_id"])
     return [
-        f"sub-{person}: sessions are made in different ways, which can look like change over time: "
-        + "; ".join(f"ses-{', ses-'.join(sessions)}: {how}" for how, sessions in ways.items())
-        for person, ways in people.items()
-        if len(ways) > 1
+        f"sub-{person}: sessions differ in {key}, which can look like change over time: "
+        + "; ".join(f"{value} (ses-{', ses-'.join(sessions)})" for value, sessions in values.items())
+        for person, keys in people.items()
+        for key, values in keys.items()
+        if len(values) > 1
     ]
+
+
+def _acquired(unit: WorkUnit) -> dict[str, str]:
+    """Return how a session was acquired and is made, each as words that can be compared."""
+    found = {key: str(value) for key, value in how_made(unit).items()}
+    series = unit.params["session"]["series"]
+    found["contrasts"] = ", ".join(sorted(series))
+    for name, own in series.items():
+        found[f"the number of echoes of {name}"] = str(len(own["echoes"]))
+        found[f"the echo times of {name}"] = (
+            " ".join(f"{echo['echo_time_s'] * 1e3:.2f}" for echo in own["echoes"]) + " ms"
+        )
+        found[f"the flip angle of {name}"] = f"{own['flip_angle_deg']:g} degrees"
+        found[f"the repetition time of {name}"] = f"{own['repetition_time_s'] * 1e3:g} ms"
+    return found
 
 
 def qc_unit(loaded: LoadedStudy, store_url: str, plan: SessionPlan, failed: Mapping[str, str]) -> WorkUnit:

@@ -19,7 +19,7 @@ from voxcloud.pipeline.mapping.signals import SessionSignals
 from voxcloud.qmri.b1 import b1_from_afi, b1_from_double_angle, b1_from_percent, b1_from_rf_map, b1_from_tfl
 from voxcloud.qmri.fields import smooth_field
 from voxcloud.qmri.receive import receive_sensitivity
-from voxcloud.qmri.seste import b1_from_seste
+from voxcloud.qmri.seste import T1_AT_3T_S, b1_from_seste
 from voxcloud.space.affine import voxel_to_voxel
 from voxcloud.space.bspline import sample_linear
 from voxcloud.space.unwarp import unwarp_epi
@@ -38,6 +38,7 @@ MEDIAN_LIMITS = (0.6, 1.5)
 MOST_UNKNOWN = 0.4
 # SE/STE: pairs that disagree by more (ratio) say nothing about B1.
 SESTE_LARGEST_SD = 0.05
+FIELD_STRENGTH_T = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,14 +209,20 @@ def _seste(b1: B1Acquisition, session: MpmSession) -> _Ratio:
     )
     values, sd, magnitude = found.b1, found.sd, found.magnitude
     record: dict[str, Any] = {"unwarped": False}
+    strength = float(session.scanner.get("MagneticFieldStrength") or FIELD_STRENGTH_T)
     warnings: tuple[str, ...] = ()
-    if b1.b0 is None:
+    if abs(strength - FIELD_STRENGTH_T) > 0.3:
         warnings = (
+            f"{session.who}, B1 by SESTE: decay during the mixing time is corrected for a T1 of {T1_AT_3T_S:g} s, "
+            f"which holds at 3 T, found {strength:g} T.",
+        )
+    if b1.b0 is None:
+        warnings += (
             f"{session.who}, B1 by SESTE: has no field map; its images are used as distorted as they are "
             "(mpm.missing_b0: skip).",
         )
     else:
-        hertz = to_hertz(b1.b0, float(session.scanner.get("MagneticFieldStrength") or 3.0))
+        hertz = to_hertz(b1.b0, strength)
         on_grid = field_on(hertz, grid)
         # The map is unwarped and not each of its images: interpolated once, and a ratio needs no intensity change.
         stacked = np.stack([np.nan_to_num(values), np.nan_to_num(sd, nan=1.0), magnitude], axis=3)
