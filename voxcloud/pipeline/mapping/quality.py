@@ -22,7 +22,7 @@ from voxcloud.plan.unit import WorkUnit
 from voxcloud.qmri.estatics import fit_estatics
 from voxcloud.qmri.maker import UNITS
 from voxcloud.qmri.quality import motion_degradation, summarise_b1, summarise_map
-from voxcloud.report.mosaic import WINDOWS, edges_png, mosaic_png, thumbnail_png
+from voxcloud.report.mosaic import COLOURS, edges_png, mosaic_png, thumbnail_png, window
 from voxcloud.report.qc_session import session_page
 from voxcloud.space.tissue import RoughTissue, rough_tissue
 
@@ -79,8 +79,7 @@ def session_quality(
     if b1 is not None:
         volumes["TB1map"] = signals.volume(b1.values * np.float32(100.0))
     qc["thumbnails"] = {
-        name: base64.b64encode(thumbnail_png(volume, signals.affine, **_window(name, volume))).decode()
-        for name, volume in volumes.items()
+        name: base64.b64encode(_thumbnail(name, volume, signals)).decode() for name, volume in volumes.items()
     }
     page = session_page(qc, _figures(signals, volumes, maps, tissue))
     return qc, page, 0.0 if tissue is None else tissue.registration.cpu_s
@@ -118,19 +117,10 @@ def _maps(maps: Mapping[str, np.ndarray], masks: _Masks, record: Mapping[str, An
         if name not in maps:
             continue
         file = FILE_NAMES.get(name, name)
-        low, high = _limits(file, maps[name], masks)
+        low, high, _ = window(file, maps[name][masks.brain] if masks.brain.any() else maps[name])
         numbers = summarise_map(maps[name], masks.wm, masks.gm, limits=(low, high), error=maps[f"{name}_error"])
         found[file] = {"units": units, **numbers, "clipped": record["voxels"]["clipped"].get(name)}
     return found
-
-
-def _limits(name: str, values: np.ndarray, masks: _Masks) -> tuple[float, float]:
-    """Return the ends of a histogram: those of the map's window, by the data where a map has no unit of its own."""
-    if name in WINDOWS and name != "M0map":
-        low, high, _ = WINDOWS[name]
-        return low, high
-    inside = values[masks.brain & np.isfinite(values)]
-    return 0.0, float(np.percentile(inside, 99.5) * 1.2) if inside.size else 1.0
 
 
 def _motion(session: MpmSession, signals: SessionSignals, masks: _Masks) -> dict[str, float | None]:
@@ -153,11 +143,9 @@ def _volumes(signals: SessionSignals, masks: _Masks) -> dict[str, float]:
     return {name: round(float(n) * voxel_ml, 1) for name, n in counts.items()}
 
 
-def _window(name: str, volume: np.ndarray) -> dict[str, float]:
-    if name in WINDOWS and name != "M0map":
-        low, high, _ = WINDOWS[name]
-        return {"low": low, "high": high}
-    return {"low": 0.0, "high": float(np.nanpercentile(volume, 99))}
+def _thumbnail(name: str, volume: np.ndarray, signals: SessionSignals) -> bytes:
+    low, high, _ = window(name, volume)
+    return thumbnail_png(volume, signals.affine, low=low, high=high, colours=COLOURS.get(name, "gray"))
 
 
 def _figures(
@@ -168,10 +156,16 @@ def _figures(
 ) -> dict[str, bytes]:
     found = {}
     for name, volume in volumes.items():
-        units = "percent" if name == "TB1map" else next(u for n, u in UNITS.items() if FILE_NAMES.get(n, n) == name)
-        contour = tissue.wm if tissue is not None and name in ("R1map", "MTsat") else None
+        low, high, units = window(name, volume)
         found[name] = mosaic_png(
-            volume, signals.affine, title=name, units=units, contour=contour, **_window(name, volume)
+            volume,
+            signals.affine,
+            low=low,
+            high=high,
+            title=name,
+            units=units,
+            colours=COLOURS.get(name, "gray"),
+            contour=tissue.wm if tissue is not None and name in ("R1map", "MTsat") else None,
         )
     error = signals.volume(maps["R1map_error"])
     high = float(np.nanpercentile(error, 95))
