@@ -194,7 +194,7 @@ def _imported() -> set[str]:
 
 
 def _module_names(lines: list[str]) -> set[str]:
-    module_of = {"pyyaml": "yaml", "scikit-image": "skimage", "simpleitk": "SimpleITK"}
+    module_of = {"pillow": "PIL", "pyyaml": "yaml", "scikit-image": "skimage", "simpleitk": "SimpleITK"}
     names = {canonicalize_name(Requirement(line).name) for line in lines}
     return {module_of.get(name, name.replace("-", "_")) for name in names}
 
