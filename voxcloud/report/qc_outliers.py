@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,13 +15,16 @@ Quality = Mapping[str, Any]
 
 # From so many sessions on the cohort itself says what is usual; of fewer the spread is anybody's guess.
 FEWEST_SESSIONS = 8
-# Robust z (median and 1.4826 MAD) beyond which a session is named; about one normal session in 2,000.
+# Robust z (median and 1.4826 MAD) beyond which a session is named: of a large normal sample one in 2,100.
 LARGEST_Z = 3.5
-# A healthy person's medians differ by about this from visit to visit at one scanner.
-LARGEST_CHANGE = {"R1map": 0.03, "MTsat": 0.05, "R2starmap": 0.08}
+# A person's white matter differs by no more than this from the same person's other visits at one scanner. In the table
+# of means of Cooper et al. 2020 (doi:10.3389/fnins.2020.611194; six people scanned three times) the largest
+# differences are 4.7 % (R1), 3.0 % (MTsat) and 1.2 % (R2*).
+LARGEST_CHANGE = {"R1map": 0.05, "MTsat": 0.05, "R2starmap": 0.05}
 MAD_TO_SD = 1.4826
 # Where all sessions are alike, differences below this part of the median are none.
 LEAST_SPREAD = 0.005
+FAR_Z = 20.0  # beyond, the number says no more than that
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,21 @@ class Measure:
         For people.
     value
         Returns it, or None.
+    bad
+        The side that is bad: high, low or either.
+    least_spread
+        Smallest robust SD, in its units: of measures that are zero in most sessions.
+    most
+        Above this a session is named whatever the others are; None for no such value.
     """
 
     key: str
     title: str
     units: str
     value: Callable[[Quality], float | None]
+    bad: Literal["high", "low", "either"] = "either"
+    least_spread: float = 0.0
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +88,20 @@ def _displacement(qc: Quality) -> float | None:
 
 
 def _b1(key: str) -> Callable[[Quality], float | None]:
-    def value(qc: Quality) -> float | None:
-        found = (qc["b1"] or {}).get(key)
-        return None if found is None else 100.0 * float(found)
+    return lambda qc: _percent((qc["b1"] or {}).get(key))
 
-    return value
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100.0 * float(share)
+
+
+def _missing(qc: Quality) -> float | None:
+    found = [m["WM"]["missing"] for m in qc["maps"].values() if m["WM"].get("missing") is not None]
+    return _percent(max(found, default=None))
+
+
+def _cut_off(qc: Quality) -> float | None:
+    return _percent(max((s["saturated_share"] for s in qc["signal"].values()), default=None))
 
 
 MEASURES: tuple[Measure, ...] = (
@@ -90,21 +111,25 @@ MEASURES: tuple[Measure, ...] = (
         for tissue in ("WM", "GM")
     ),
     *(
-        Measure(f"motion_{contrast}", f"Motion degradation of {contrast}", "1/s", _motion(contrast))
+        Measure(f"motion_{contrast}", f"Motion degradation of {contrast}", "1/s", _motion(contrast), "high")
         for contrast in ("PDw", "T1w", "MTw")
     ),
-    Measure("displacement", "Largest movement between acquisitions", "mm", _displacement),
+    Measure(
+        "displacement", "Largest movement between acquisitions", "mm", _displacement, "high", least_spread=0.1, most=5.0
+    ),
+    Measure("snr_R1", "R1 over its error in WM, median", "1", lambda qc: qc["maps"]["R1map"].get("snr_WM"), "low"),
     Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median")),
     Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01")),
-    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share")),
+    Measure("b1_p99", "B1+ in the brain, 99th percentile", "percent", _b1("p99")),
+    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share"), "high", least_spread=0.2, most=5.0),
+    Measure("missing_WM", "White matter without a map", "percent", _missing, "high", least_spread=0.1, most=2.0),
+    Measure("cut_off", "Signals cut off in the head", "percent", _cut_off, "high", least_spread=0.005),
 )
-# Of these only a large value is bad.
-ONE_SIDED = ("motion_PDw", "motion_T1w", "motion_MTw", "displacement", "b1_missing")
 
 
 def find_outliers(qcs: Sequence[Quality]) -> list[Outlier]:
     """Return what stands out, a session at a time; the same measure may be named for several reasons."""
-    found = [*_beyond_published(qcs), *_beyond_cohort(qcs), *_between_visits(qcs)]
+    found = [*_beyond_published(qcs), *_too_large(qcs), *_beyond_cohort(qcs), *_between_visits(qcs)]
     return sorted(found, key=lambda o: (o.who, o.measure))
 
 
@@ -129,6 +154,18 @@ def _beyond_published(qcs: Sequence[Quality]) -> list[Outlier]:
     return found
 
 
+def _too_large(qcs: Sequence[Quality]) -> list[Outlier]:
+    found = []
+    for measure in MEASURES:
+        for qc in qcs:
+            value = measure.value(qc)
+            if measure.most is not None and value is not None and value > measure.most:
+                reference = f"up to {measure.most:g}"
+                reason = "more than is good for maps, whatever the other sessions are"
+                found.append(Outlier(who_of(qc), measure.title, value, measure.units, reference, reason))
+    return found
+
+
 def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
     found = []
     for measure in MEASURES:
@@ -137,10 +174,13 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
             continue
         values = np.array([value for _, value in known])
         middle = float(np.median(values))
-        spread = max(MAD_TO_SD * float(np.median(np.abs(values - middle))), LEAST_SPREAD * abs(middle), 1e-12)
+        spread = MAD_TO_SD * float(np.median(np.abs(values - middle)))
+        spread = max(spread, LEAST_SPREAD * abs(middle), measure.least_spread, 1e-12)
         for qc, value in known:
             z = (value - middle) / spread
-            if z > LARGEST_Z or (z < -LARGEST_Z and measure.key not in ONE_SIDED):
+            side = "high" if z > 0 else "low"
+            if abs(z) > LARGEST_Z and measure.bad in (side, "either"):
+                far = f"{abs(z):.1f}" if abs(z) < FAR_Z else f"over {FAR_Z:.0f}"
                 found.append(
                     Outlier(
                         who_of(qc),
@@ -148,7 +188,7 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
                         value,
                         measure.units,
                         f"median of the sessions {number(middle)}",
-                        f"{abs(z):.1f} robust SD {'above' if z > 0 else 'below'} the other sessions",
+                        f"{far} robust SD {'above' if z > 0 else 'below'} the other sessions",
                     )
                 )
     return found
