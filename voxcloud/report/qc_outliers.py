@@ -1,30 +1,28 @@
-"""Sessions that stand out: from published values, from the cohort, from the same person's other visits."""
+"""Sessions that stand out: from the same person's other visits, from the cohort, from published values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from voxcloud.report.qc_ranges import published_range
-from voxcloud.report.words import MAP_NAMES, number
+from voxcloud.report.qc_ranges import LARGEST_CHANGE, published_range
+from voxcloud.report.words import MAP_NAMES, MINUS, number
 
 Quality = Mapping[str, Any]
+Kind = Literal["visits", "cohort", "published"]
 
 # From so many sessions on the cohort itself says what is usual; of fewer the spread is anybody's guess.
-FEWEST_SESSIONS = 8
-# Robust z (median and 1.4826 MAD) beyond which a session is named: of a large normal sample one in 2,100.
-LARGEST_Z = 3.5
-# A person's white matter differs by no more than this from the same person's other visits at one scanner. In the table
-# of means of Cooper et al. 2020 (doi:10.3389/fnins.2020.611194; six people scanned three times) the largest
-# differences are 4.7 % (R1), 3.0 % (MTsat) and 1.2 % (R2*).
-LARGEST_CHANGE = {"R1map": 0.05, "MTsat": 0.05, "R2starmap": 0.05}
+FEWEST_SESSIONS = 10
+# Robust z (median and 1.4826 MAD) beyond which a session is named: 3.5 (Iglewicz and Hoaglin 1993) from 50 sessions
+# on, where a normal session has a chance of .0022 per measure, .0007 at 245; with fewer sessions the MAD itself is
+# uncertain (.016 at 10), so that 5 is asked for: .0039 at 10 sessions, .0008 at 20 (simulated).
+LARGEST_Z, LARGEST_Z_OF_FEW, FEW = 3.5, 5.0, 50
 MAD_TO_SD = 1.4826
-# Where all sessions are alike, differences below this part of the median are none.
-LEAST_SPREAD = 0.005
-FAR_Z = 20.0  # beyond, the number says no more than that
+# Changes between visits below this are never named, however alike the cohort's visits are.
+LEAST_CHANGE = 0.01
 
 
 @dataclass(frozen=True)
@@ -39,26 +37,43 @@ class Measure:
         For people.
     value
         Returns it, or None.
-    bad
-        The side that is bad: high, low or either.
-    least_spread
-        Smallest robust SD, in its units: of measures that are zero in most sessions.
-    most
-        Above this a session is named whatever the others are; None for no such value.
+    floor
+        Spread between sessions, in its units, below which differences mean nothing.
+    high_only
+        Whether only a large value is bad.
+    map, tissue
+        What it is the median of; empty for other measures.
     """
 
     key: str
     title: str
     units: str
     value: Callable[[Quality], float | None]
-    bad: Literal["high", "low", "either"] = "either"
-    least_spread: float = 0.0
-    most: float | None = None
+    floor: float
+    high_only: bool = False
+    map: str = ""
+    tissue: str = ""
 
 
 @dataclass(frozen=True)
 class Outlier:
-    """A session that stands out in one measure."""
+    """A session that stands out in one measure.
+
+    Attributes
+    ----------
+    who
+        ``sub-01_ses-2``.
+    measure, value, units
+        What was found.
+    reference
+        What it is compared with, with numbers.
+    reason
+        How far it is away, in words.
+    kind
+        Compared with the person's other visits, with the other sessions, or with published values.
+    strength
+        How far beyond the limit: 1 at the limit.
+    """
 
     who: str
     measure: str
@@ -66,12 +81,19 @@ class Outlier:
     units: str
     reference: str
     reason: str
+    kind: Kind = "cohort"
+    strength: float = 1.0
 
 
 def who_of(qc: Quality) -> str:
     """Return ``sub-01_ses-2``."""
     session = f"_ses-{qc['session_id']}" if qc["session_id"] else ""
     return f"sub-{qc['participant_id']}{session}"
+
+
+def visit_of(qc: Quality) -> str:
+    """Return ``ses-2``."""
+    return f"ses-{qc['session_id']}" if qc["session_id"] else f"sub-{qc['participant_id']}"
 
 
 def _median(name: str, tissue: str) -> Callable[[Quality], float | None]:
@@ -88,82 +110,103 @@ def _displacement(qc: Quality) -> float | None:
 
 
 def _b1(key: str) -> Callable[[Quality], float | None]:
-    return lambda qc: _percent((qc["b1"] or {}).get(key))
+    def value(qc: Quality) -> float | None:
+        found = (qc["b1"] or {}).get(key)
+        return None if found is None else 100.0 * float(found)
 
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100.0 * float(share)
+    return value
 
 
 def _missing(qc: Quality) -> float | None:
-    found = [m["WM"]["missing"] for m in qc["maps"].values() if m["WM"].get("missing") is not None]
-    return _percent(max(found, default=None))
+    """Return the largest share (percent) of white or grey matter in which a map has no value."""
+    shares = [m[t].get("missing") for m in qc["maps"].values() for t in ("WM", "GM")]
+    known = [100.0 * float(s) for s in shares if s is not None]
+    return max(known) if known else None
 
 
-def _cut_off(qc: Quality) -> float | None:
-    return _percent(max((s["saturated_share"] for s in qc["signal"].values()), default=None))
+def _saturated(qc: Quality) -> float | None:
+    shares = [s.get("saturated_share") for s in qc.get("signal", {}).values()]
+    known = [100.0 * float(s) for s in shares if s is not None]
+    return max(known) if known else None
 
 
+# floor: about what two scans of a person differ by, a quarter of a voxel, and shares that nobody would look at.
 MEASURES: tuple[Measure, ...] = (
     *(
-        Measure(f"{name}_{tissue}", f"{MAP_NAMES[name]} in {tissue}, median", units, _median(name, tissue))
-        for name, units in (("R1map", "1/s"), ("MTsat", "p.u."), ("R2starmap", "1/s"))
+        Measure(
+            f"{name}_{tissue}",
+            f"{MAP_NAMES[name]} in {'white' if tissue == 'WM' else 'grey'} matter, median",
+            units,
+            _median(name, tissue),
+            floor,
+            map=name,
+            tissue=tissue,
+        )
+        for name, units, floor in (("R1map", "1/s", 0.005), ("MTsat", "p.u.", 0.01), ("R2starmap", "1/s", 0.1))
         for tissue in ("WM", "GM")
     ),
     *(
-        Measure(f"motion_{contrast}", f"Motion degradation of {contrast}", "1/s", _motion(contrast), "high")
+        Measure(f"motion_{contrast}", f"Motion degradation of {contrast}", "1/s", _motion(contrast), 0.2, True)
         for contrast in ("PDw", "T1w", "MTw")
     ),
-    Measure(
-        "displacement", "Largest movement between acquisitions", "mm", _displacement, "high", least_spread=0.1, most=5.0
-    ),
-    Measure("snr_R1", "R1 over its error in WM, median", "1", lambda qc: qc["maps"]["R1map"].get("snr_WM"), "low"),
-    Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median")),
-    Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01")),
-    Measure("b1_p99", "B1+ in the brain, 99th percentile", "percent", _b1("p99")),
-    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share"), "high", least_spread=0.2, most=5.0),
-    Measure("missing_WM", "White matter without a map", "percent", _missing, "high", least_spread=0.1, most=2.0),
-    Measure("cut_off", "Signals cut off in the head", "percent", _cut_off, "high", least_spread=0.005),
+    Measure("displacement", "Largest movement between acquisitions", "mm", _displacement, 0.25, True),
+    Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median"), 0.5),
+    Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01"), 1.0),
+    Measure("b1_p99", "B1+ in the brain, 99th percentile", "percent", _b1("p99"), 1.0),
+    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share"), 0.1, True),
+    Measure("missing", "White or grey matter without a value in a map", "percent", _missing, 0.1, True),
+    Measure("saturated", "Voxels cut off at the largest value", "percent", _saturated, 0.02, True),
 )
 
 
 def find_outliers(qcs: Sequence[Quality]) -> list[Outlier]:
-    """Return what stands out, a session at a time; the same measure may be named for several reasons."""
-    found = [*_beyond_published(qcs), *_too_large(qcs), *_beyond_cohort(qcs), *_between_visits(qcs)]
-    return sorted(found, key=lambda o: (o.who, o.measure))
+    """Return what stands out, by session; the same measure may be named for several reasons.
+
+    A median is compared with the same person's other visits (most sensitive: a person changes by less than people
+    differ), every measure with the cohort (median and MAD, from 10 sessions on), and medians at 3 T with what is
+    published (least sensitive). Being named says that somebody should look, not that anything is wrong.
+    """
+    found = [*_between_visits(qcs), *_beyond_cohort(qcs), *_beyond_published(qcs)]
+    return sorted(found, key=lambda o: (o.who, o.kind, o.measure))
+
+
+def by_session(outliers: Iterable[Outlier]) -> list[tuple[str, list[Outlier]]]:
+    """Return outliers gathered by session, the session that is furthest out first, and its furthest measure first."""
+    gathered: dict[str, list[Outlier]] = {}
+    for outlier in outliers:
+        gathered.setdefault(outlier.who, []).append(outlier)
+    for own in gathered.values():
+        own.sort(key=lambda o: -o.strength)
+    return sorted(gathered.items(), key=lambda item: (-item[1][0].strength, item[0]))
 
 
 def _beyond_published(qcs: Sequence[Quality]) -> list[Outlier]:
     found = []
-    for qc in qcs:
-        for name, numbers in qc["maps"].items():
-            for tissue in ("WM", "GM"):
-                expected, median = published_range(qc, name, tissue), numbers.get(tissue, {}).get("median")
-                if expected is None or median is None or expected.low <= median <= expected.high:
-                    continue
-                found.append(
-                    Outlier(
-                        who_of(qc),
-                        f"{MAP_NAMES[name]} in {tissue}, median",
-                        median,
-                        numbers["units"],
-                        f"{number(expected.low)} to {number(expected.high)}",
-                        f"outside what is published for healthy adults at 3 T ({expected.source})",
-                    )
-                )
-    return found
-
-
-def _too_large(qcs: Sequence[Quality]) -> list[Outlier]:
-    found = []
     for measure in MEASURES:
         for qc in qcs:
-            value = measure.value(qc)
-            if measure.most is not None and value is not None and value > measure.most:
-                reference = f"up to {measure.most:g}"
-                reason = "more than is good for maps, whatever the other sessions are"
-                found.append(Outlier(who_of(qc), measure.title, value, measure.units, reference, reason))
+            expected, median = published_range(qc, measure.map, measure.tissue), measure.value(qc)
+            if expected is None or median is None or expected.low <= median <= expected.high:
+                continue
+            away = median / expected.high if median > expected.high else expected.low / max(median, 1e-9)
+            note = f"; {expected.note}" if expected.note else ""
+            found.append(
+                Outlier(
+                    who_of(qc),
+                    measure.title,
+                    median,
+                    measure.units,
+                    f"{number(expected.low)} to {number(expected.high)}",
+                    f"outside what is published for healthy adults at 3 T ({expected.source}){note}",
+                    "published",
+                    away,
+                )
+            )
     return found
+
+
+def largest_z(n: int) -> float:
+    """Return the robust z beyond which one of n sessions is named."""
+    return LARGEST_Z if n >= FEW else LARGEST_Z_OF_FEW
 
 
 def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
@@ -172,53 +215,105 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
         known = [(qc, value) for qc in qcs if (value := measure.value(qc)) is not None]
         if len(known) < FEWEST_SESSIONS:
             continue
-        values = np.array([value for _, value in known])
-        middle = float(np.median(values))
-        spread = MAD_TO_SD * float(np.median(np.abs(values - middle)))
-        spread = max(spread, LEAST_SPREAD * abs(middle), measure.least_spread, 1e-12)
+        middle, spread = _robust([value for _, value in known], measure.floor)
+        limit = largest_z(len(known))
         for qc, value in known:
             z = (value - middle) / spread
-            side = "high" if z > 0 else "low"
-            if abs(z) > LARGEST_Z and measure.bad in (side, "either"):
-                far = f"{abs(z):.1f}" if abs(z) < FAR_Z else f"over {FAR_Z:.0f}"
+            if z > limit or (z < -limit and not measure.high_only):
+                low = "" if measure.high_only else f"{number(middle - limit * spread)} to "
                 found.append(
                     Outlier(
                         who_of(qc),
                         measure.title,
                         value,
                         measure.units,
-                        f"median of the sessions {number(middle)}",
-                        f"{far} robust SD {'above' if z > 0 else 'below'} the other sessions",
+                        f"median of {len(known)} sessions {number(middle)}, usual {low or 'up to '}"
+                        f"{number(middle + limit * spread)}",
+                        f"{abs(z):.1f} robust SD {'above' if z > 0 else 'below'} the other sessions",
+                        "cohort",
+                        abs(z) / limit,
                     )
                 )
     return found
 
 
-def _between_visits(qcs: Sequence[Quality]) -> list[Outlier]:
-    """Name sessions whose white matter differs from the same person's other visits by more than people change."""
-    people: dict[str, list[Quality]] = {}
+def _robust(values: Sequence[float], floor: float) -> tuple[float, float]:
+    """Return median and spread (1.4826 MAD, at least ``floor``)."""
+    array = np.asarray(values, dtype=np.float64)
+    middle = float(np.median(array))
+    return middle, max(MAD_TO_SD * float(np.median(np.abs(array - middle))), floor)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How a session differs (relative) from the same person's visits."""
+
+    qc: Quality
+    value: float
+    usual: float
+    visits: str
+    relative: float
+
+    @property
+    def whose(self) -> str:
+        """What it is compared with, in words."""
+        return (
+            f"this person's {self.visits}" if self.visits.startswith("median") else f"the same person's {self.visits}"
+        )
+
+
+def _changes(qcs: Sequence[Quality], measure: Measure) -> list[_Change]:
+    people: dict[str, list[tuple[Quality, float]]] = {}
     for qc in qcs:
-        people.setdefault(str(qc["participant_id"]), []).append(qc)
+        value = measure.value(qc)
+        if value:
+            people.setdefault(str(qc["participant_id"]), []).append((qc, value))
     found = []
     for own in people.values():
-        for name, most in LARGEST_CHANGE.items():
-            known = [(qc, value) for qc in own if (value := _median(name, "WM")(qc)) is not None]
-            if len(known) < 2:
-                continue
-            for qc, value in known:
-                others = float(np.median([v for other, v in known if other is not qc]))
-                change = value / others - 1.0 if others else 0.0
-                # Of two visits nobody can say which is wrong: the later one is named.
-                if abs(change) > most and (len(known) > 2 or qc is known[-1][0]):
-                    found.append(
-                        Outlier(
-                            who_of(qc),
-                            f"{MAP_NAMES[name]} in WM, median",
-                            value,
-                            qc["maps"][name]["units"],
-                            f"other visits {number(others)}",
-                            f"{100 * abs(change):.1f} % {'above' if change > 0 else 'below'} this person's other "
-                            f"visits; up to {100 * most:.0f} % is usual",
-                        )
-                    )
+        if len(own) == 2:
+            # Of two visits nobody can say which is wrong: the later one is named, and the other beside it.
+            (first, before), (second, value) = own
+            found.append(_Change(second, value, before, visit_of(first), value / before - 1.0))
+        elif len(own) > 2:
+            # The median of all visits: one bad visit does not move it, so that no good one is named for it.
+            usual = float(np.median([v for _, v in own]))
+            visits = f"median of {len(own)} visits"
+            found += [_Change(qc, value, usual, visits, value / usual - 1.0) for qc, value in own]
     return found
+
+
+def _between_visits(qcs: Sequence[Quality]) -> list[Outlier]:
+    """Name sessions that differ from the same person's other visits by more than scans of one person do."""
+    found = []
+    for measure in MEASURES:
+        if measure.map not in LARGEST_CHANGE:
+            continue
+        changes = _changes(qcs, measure)
+        most, middle = LARGEST_CHANGE[measure.map], 0.0
+        usual = f"two scans of a person agree within {100 * most:.0f} %"
+        if len(changes) >= FEWEST_SESSIONS:
+            # What the whole cohort does from visit to visit is no outlier: the middle is its own median change.
+            middle, spread = _robust([c.relative for c in changes], LEAST_CHANGE / LARGEST_Z)
+            own = largest_z(len(changes)) * spread
+            if own < most:
+                most, usual = own, f"usual in this cohort is {_percent(middle - own)} to {_percent(middle + own)}"
+        for change in changes:
+            if abs(change.relative - middle) <= most:
+                continue
+            found.append(
+                Outlier(
+                    who_of(change.qc),
+                    measure.title,
+                    change.value,
+                    measure.units,
+                    f"{change.visits} {number(change.usual)}",
+                    f"{_percent(change.relative)} against {change.whose}; {usual}",
+                    "visits",
+                    abs(change.relative - middle) / most,
+                )
+            )
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %".replace("-", MINUS)
