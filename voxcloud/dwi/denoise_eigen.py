@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from voxcloud.dwi.denoise_lanes import (
+from voxcloud.dwi.lanes import (
     FUSED,
     LANES,
     add,

@@ -11,15 +11,13 @@ from __future__ import annotations
 from typing import Any
 
 from numba import extending, types
-from numba.core.cgutils import (
-    get_or_insert_function,
-    ir,  # type: ignore[attr-defined]  # llvmlite's, the one that numba was built for
-)
+from numba.core import cgutils
 
 LANES = 8
 # contract: a * b + c may be rounded once. No loop of ours is one over voxels, so that every voxel meets the same
 # instructions, whatever its lane.
 FUSED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+ir: Any = cgutils.ir  # type: ignore[attr-defined]  # llvmlite, the version that numba was built for
 VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 ALIGNMENT = 8
 # What it makes is called from compiled functions with fewer arguments than it is declared with.
@@ -87,7 +85,7 @@ def spread(typing_context, value):  # type: ignore[no-untyped-def]
 
 def _called(builder: Any, name: str, arguments: Any) -> Any:
     kind = ir.FunctionType(VECTOR, [VECTOR] * len(arguments))
-    return builder.call(get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64"), arguments)
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64"), arguments)
 
 
 @intrinsic
