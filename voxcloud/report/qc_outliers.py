@@ -12,7 +12,7 @@ from voxcloud.report.qc_ranges import LARGEST_CHANGE, published_range
 from voxcloud.report.words import MAP_NAMES, MINUS, number
 
 Quality = Mapping[str, Any]
-Kind = Literal["visits", "cohort", "published"]
+Kind = Literal["visits", "limit", "cohort", "published"]
 
 # From so many sessions on the cohort itself says what is usual; of fewer the spread is anybody's guess.
 FEWEST_SESSIONS = 10
@@ -21,6 +21,7 @@ FEWEST_SESSIONS = 10
 # uncertain (.016 at 10), so that 5 is asked for: .0039 at 10 sessions, .0008 at 20 (simulated).
 LARGEST_Z, LARGEST_Z_OF_FEW, FEW = 3.5, 5.0, 50
 MAD_TO_SD = 1.4826
+FAR_Z = 20.0  # beyond, the number says no more than that
 # Changes between visits below this are never named, however alike the cohort's visits are.
 LEAST_CHANGE = 0.01
 
@@ -37,10 +38,12 @@ class Measure:
         For people.
     value
         Returns it, or None.
-    floor
-        Spread between sessions, in its units, below which differences mean nothing.
-    high_only
-        Whether only a large value is bad.
+    bad
+        The side that is bad: high, low or either.
+    least_spread
+        Smallest robust SD that is believed, in its units: differences of that size mean nothing.
+    most
+        Above this a session is named whatever the others are; None for no such value.
     map, tissue
         What it is the median of; empty for other measures.
     """
@@ -49,8 +52,9 @@ class Measure:
     title: str
     units: str
     value: Callable[[Quality], float | None]
-    floor: float
-    high_only: bool = False
+    bad: Literal["high", "low", "either"] = "either"
+    least_spread: float = 0.0
+    most: float | None = None
     map: str = ""
     tissue: str = ""
 
@@ -70,7 +74,7 @@ class Outlier:
     reason
         How far it is away, in words.
     kind
-        Compared with the person's other visits, with the other sessions, or with published values.
+        Compared with the person's other visits, a fixed limit, the other sessions, or published values.
     strength
         How far beyond the limit: 1 at the limit.
     """
@@ -118,44 +122,49 @@ def _b1(key: str) -> Callable[[Quality], float | None]:
 
 
 def _missing(qc: Quality) -> float | None:
-    """Return the largest share (percent) of white or grey matter in which a map has no value."""
-    shares = [m[t].get("missing") for m in qc["maps"].values() for t in ("WM", "GM")]
-    known = [100.0 * float(s) for s in shares if s is not None]
+    """Return the largest share (percent) of white matter in which a map has no value."""
+    known = [100.0 * float(m["WM"]["missing"]) for m in qc["maps"].values() if m["WM"].get("missing") is not None]
     return max(known) if known else None
 
 
-def _saturated(qc: Quality) -> float | None:
-    shares = [s.get("saturated_share") for s in qc.get("signal", {}).values()]
-    known = [100.0 * float(s) for s in shares if s is not None]
-    return max(known) if known else None
+def _cut_off(qc: Quality) -> float | None:
+    shares = [100.0 * float(s["saturated_share"]) for s in qc["signal"].values()]
+    return max(shares) if shares else None
 
 
-# floor: about what two scans of a person differ by, a quarter of a voxel, and shares that nobody would look at.
+def _snr(qc: Quality) -> float | None:
+    found = qc["maps"].get("R1map", {}).get("snr_WM")
+    return None if found is None else float(found)
+
+
+_TISSUES = {"WM": "white matter", "GM": "grey matter"}
+# The least spread is what two scans of a person differ by, a part of a voxel, or a share that nobody would look at.
 MEASURES: tuple[Measure, ...] = (
     *(
         Measure(
             f"{name}_{tissue}",
-            f"{MAP_NAMES[name]} in {'white' if tissue == 'WM' else 'grey'} matter, median",
+            f"{MAP_NAMES[name]} in {_TISSUES[tissue]}, median",
             units,
             _median(name, tissue),
-            floor,
+            least_spread=least,
             map=name,
             tissue=tissue,
         )
-        for name, units, floor in (("R1map", "1/s", 0.005), ("MTsat", "p.u.", 0.01), ("R2starmap", "1/s", 0.1))
-        for tissue in ("WM", "GM")
+        for name, units, least in (("R1map", "1/s", 0.005), ("MTsat", "p.u.", 0.01), ("R2starmap", "1/s", 0.1))
+        for tissue in _TISSUES
     ),
     *(
-        Measure(f"motion_{contrast}", f"Motion degradation of {contrast}", "1/s", _motion(contrast), 0.2, True)
-        for contrast in ("PDw", "T1w", "MTw")
+        Measure(f"motion_{name}", f"Motion degradation of {name}", "1/s", _motion(name), "high", least_spread=0.1)
+        for name in ("PDw", "T1w", "MTw")
     ),
-    Measure("displacement", "Largest movement between acquisitions", "mm", _displacement, 0.25, True),
-    Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median"), 0.5),
-    Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01"), 1.0),
-    Measure("b1_p99", "B1+ in the brain, 99th percentile", "percent", _b1("p99"), 1.0),
-    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share"), 0.1, True),
-    Measure("missing", "White or grey matter without a value in a map", "percent", _missing, 0.1, True),
-    Measure("saturated", "Voxels cut off at the largest value", "percent", _saturated, 0.02, True),
+    Measure("displacement", "Largest movement between scans", "mm", _displacement, "high", least_spread=0.1, most=5.0),
+    Measure("snr_R1", "R1 over its error in white matter", "1", _snr, "low", least_spread=0.5),
+    Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median"), least_spread=0.5),
+    Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01"), least_spread=1.0),
+    Measure("b1_p99", "B1+ in the brain, 99th percentile", "percent", _b1("p99"), least_spread=1.0),
+    Measure("b1_missing", "Brain without B1+", "percent", _b1("missing_share"), "high", least_spread=0.2, most=5.0),
+    Measure("missing_WM", "White matter without a value", "percent", _missing, "high", least_spread=0.1, most=2.0),
+    Measure("cut_off", "Head's signal cut off at the largest value", "percent", _cut_off, "high", least_spread=0.005),
 )
 
 
@@ -166,7 +175,7 @@ def find_outliers(qcs: Sequence[Quality]) -> list[Outlier]:
     differ), every measure with the cohort (median and MAD, from 10 sessions on), and medians at 3 T with what is
     published (least sensitive). Being named says that somebody should look, not that anything is wrong.
     """
-    found = [*_between_visits(qcs), *_beyond_cohort(qcs), *_beyond_published(qcs)]
+    found = [*_between_visits(qcs), *_too_large(qcs), *_beyond_cohort(qcs), *_beyond_published(qcs)]
     return sorted(found, key=lambda o: (o.who, o.kind, o.measure))
 
 
@@ -204,6 +213,29 @@ def _beyond_published(qcs: Sequence[Quality]) -> list[Outlier]:
     return found
 
 
+def _too_large(qcs: Sequence[Quality]) -> list[Outlier]:
+    found = []
+    for measure in MEASURES:
+        for qc in qcs:
+            value = measure.value(qc)
+            if measure.most is not None and value is not None and value > measure.most:
+                reference = f"up to {measure.most:g}"
+                reason = "more than is good for maps, whatever the other sessions are"
+                found.append(
+                    Outlier(
+                        who_of(qc),
+                        measure.title,
+                        value,
+                        measure.units,
+                        reference,
+                        reason,
+                        "limit",
+                        value / measure.most,
+                    )
+                )
+    return found
+
+
 def largest_z(n: int) -> float:
     """Return the robust z beyond which one of n sessions is named."""
     return LARGEST_Z if n >= FEW else LARGEST_Z_OF_FEW
@@ -215,33 +247,39 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
         known = [(qc, value) for qc in qcs if (value := measure.value(qc)) is not None]
         if len(known) < FEWEST_SESSIONS:
             continue
-        middle, spread = _robust([value for _, value in known], measure.floor)
+        middle, spread = _robust([value for _, value in known], measure.least_spread)
         limit = largest_z(len(known))
+        usual = _usual(measure, middle, limit * spread)
         for qc, value in known:
             z = (value - middle) / spread
-            if z > limit or (z < -limit and not measure.high_only):
-                low = "" if measure.high_only else f"{number(middle - limit * spread)} to "
-                found.append(
-                    Outlier(
-                        who_of(qc),
-                        measure.title,
-                        value,
-                        measure.units,
-                        f"median of {len(known)} sessions {number(middle)}, usual {low or 'up to '}"
-                        f"{number(middle + limit * spread)}",
-                        f"{abs(z):.1f} robust SD {'above' if z > 0 else 'below'} the other sessions",
-                        "cohort",
-                        abs(z) / limit,
-                    )
+            if abs(z) <= limit or measure.bad not in ("high" if z > 0 else "low", "either"):
+                continue
+            far = f"{abs(z):.1f}" if abs(z) < FAR_Z else f"over {FAR_Z:.0f}"
+            found.append(
+                Outlier(
+                    who_of(qc),
+                    measure.title,
+                    value,
+                    measure.units,
+                    f"median of {len(known)} sessions {number(middle)}, usual {usual}",
+                    f"{far} robust SD {'above' if z > 0 else 'below'} the other sessions",
+                    "cohort",
+                    abs(z) / limit,
                 )
+            )
     return found
 
 
-def _robust(values: Sequence[float], floor: float) -> tuple[float, float]:
-    """Return median and spread (1.4826 MAD, at least ``floor``)."""
+def _usual(measure: Measure, middle: float, reach: float) -> str:
+    low, high = number(middle - reach), number(middle + reach)
+    return {"high": f"up to {high}", "low": f"from {low}", "either": f"{low} to {high}"}[measure.bad]
+
+
+def _robust(values: Sequence[float], least: float) -> tuple[float, float]:
+    """Return median and spread (1.4826 MAD, at least ``least``)."""
     array = np.asarray(values, dtype=np.float64)
     middle = float(np.median(array))
-    return middle, max(MAD_TO_SD * float(np.median(np.abs(array - middle))), floor)
+    return middle, max(MAD_TO_SD * float(np.median(np.abs(array - middle))), least)
 
 
 @dataclass(frozen=True)
