@@ -81,28 +81,40 @@ class RawStudy:
         return sorted(p.relative_to(self.output).as_posix() for p in self.output.rglob("*") if p.is_file())
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
-    """A raw data set whose maps were made."""
-    study = RawStudy(tmp_path_factory.mktemp("made") / "raw")
+def make(folder: Path, **mpm: Any) -> RawStudy:
+    """Simulate a raw data set of one person's two visits and make its maps."""
+    study = RawStudy(folder)
     tiny_raw(study.folder)
+    study.change(mpm={"preset": "hmri-1.0", **mpm})
     outcome = study.run()
     assert not outcome.failed, outcome.failed
     assert not outcome.problems
     return study
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
+    """A data set with its maps, made with every default."""
+    return make(tmp_path_factory.mktemp("made") / "raw")
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
+    """A data set with its maps, made without registration, which takes most of the time."""
+    return make(tmp_path_factory.mktemp("quick") / "raw", registration="none")
+
+
 @pytest.fixture
-def raw(made: RawStudy, tmp_path: Path) -> RawStudy:
-    """A copy of the data set without maps, to break."""
-    shutil.copytree(made.folder, tmp_path / "raw", ignore=shutil.ignore_patterns("derivatives"))
+def raw(quick: RawStudy, tmp_path: Path) -> RawStudy:
+    """A copy of the quick data set without maps, to break."""
+    shutil.copytree(quick.folder, tmp_path / "raw", ignore=shutil.ignore_patterns("derivatives"))
     return RawStudy(tmp_path / "raw")
 
 
 @pytest.fixture
-def done(made: RawStudy, tmp_path: Path) -> RawStudy:
-    """A copy of the data set with its maps."""
-    shutil.copytree(made.folder, tmp_path / "raw")
+def done(quick: RawStudy, tmp_path: Path) -> RawStudy:
+    """A copy of the quick data set with its maps."""
+    shutil.copytree(quick.folder, tmp_path / "raw")
     return RawStudy(tmp_path / "raw")
 
 
@@ -145,7 +157,7 @@ def test_run_study__again_computes_nothing_and_a_touched_file_neither(done: RawS
 
 
 def test_run_study__a_changed_setting_makes_maps_anew_and_says_why(done: RawStudy) -> None:
-    done.change(mpm={"preset": "hmri-0.x"})
+    done.change(mpm={"preset": "hmri-0.x", "registration": "none"})
     status = plan_study(done.file).status
     assert "preset" in status["mpm-maps/sub-01_ses-1"].reason
     assert set(done.run().computed) == {"mpm-maps/sub-01_ses-1", "mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
@@ -161,11 +173,11 @@ def test_run_study__a_new_session_recomputes_only_itself_and_the_cohorts_page(do
 
 
 @pytest.mark.parametrize("engine", ["threads", pytest.param("local", marks=pytest.mark.slow)])
-def test_run_study__every_engine_writes_the_same_bytes(made: RawStudy, raw: RawStudy, engine: str) -> None:
+def test_run_study__every_engine_writes_the_same_bytes(quick: RawStudy, raw: RawStudy, engine: str) -> None:
     raw.run(engine=engine, workers=2)
-    for path in made.objects():
+    for path in quick.objects():
         if path.endswith(".nii.gz"):
-            assert (made.output / path).read_bytes() == (raw.output / path).read_bytes(), path
+            assert (quick.output / path).read_bytes() == (raw.output / path).read_bytes(), path
 
 
 def test_run_study__only_the_chosen_sessions(raw: RawStudy) -> None:
@@ -181,7 +193,7 @@ def failing(study: RawStudy, pattern: str) -> str:
     texts = [*outcome.problems, *(str(answer["message"]) for answer in outcome.failed.values())]
     assert len(texts) == 1, texts
     assert "mpm-maps/sub-01_ses-2" in outcome.computed
-    assert texts[0].startswith("sub-01_ses-1")
+    assert "sub-01_ses-1" in texts[0]
     assert outcome.quality is not None
     assert pattern in texts[0], texts[0]
     page = outcome.quality.read_text()
@@ -195,10 +207,11 @@ def test_bad_input__missing_b1_stops_the_session(raw: RawStudy) -> None:
     failing(raw, "semi-quantitative")
 
 
+@pytest.mark.slow
 def test_bad_input__missing_b1_goes_on_when_told_and_says_so(raw: RawStudy) -> None:
     for path in raw.images("sub-01_ses-1_*TB1AFI*"):
         path.unlink()
-    raw.change(mpm={"missing_b1": "semi-quantitative"})
+    raw.change(mpm={"missing_b1": "semi-quantitative", "registration": "none"})
     outcome = raw.run()
     assert not outcome.failed
     tree = json.loads((raw.output / "sub-01/ses-1/anat/sub-01_ses-1_R1map.json").read_text())
@@ -208,6 +221,7 @@ def test_bad_input__missing_b1_goes_on_when_told_and_says_so(raw: RawStudy) -> N
     assert not (raw.output / "sub-01/ses-1/fmap").exists()
 
 
+@pytest.mark.slow
 def test_bad_input__echo_times_in_milliseconds(raw: RawStudy) -> None:
     for path in raw.images("sub-01_ses-1_*MPM.json"):
         tree = json.loads(path.read_text())
@@ -223,11 +237,13 @@ def test_bad_input__an_echo_lost_at_the_end_of_one_session_is_a_warning(raw: Raw
     assert any("sub-01: sessions differ in the number of echoes of T1w" in text for text in warnings), warnings
 
 
+@pytest.mark.slow
 def test_bad_input__saturated_signals(raw: RawStudy) -> None:
     raw.values("sub-01_ses-1_*echo-1_flip-2*MPM.nii.gz", lambda v: np.minimum(v, np.percentile(v, 80)))
     failing(raw, "cut off")
 
 
+@pytest.mark.slow
 def test_bad_input__a_few_saturated_signals_are_a_warning(raw: RawStudy) -> None:
     def cut(values: np.ndarray) -> np.ndarray:
         return np.minimum(values, np.sort(values.ravel())[-25])
@@ -237,11 +253,13 @@ def test_bad_input__a_few_saturated_signals_are_a_warning(raw: RawStudy) -> None
     assert any("cut off" in text for text in raw.quality("1")["warnings"])
 
 
+@pytest.mark.slow
 def test_bad_input__an_empty_series(raw: RawStudy) -> None:
     raw.values("sub-01_ses-1_*mt-on*MPM.nii.gz", lambda v: v * 0)
     failing(raw, "zero")
 
 
+@pytest.mark.slow
 def test_bad_input__mt_that_was_not_on(raw: RawStudy) -> None:
     for path in raw.images("sub-01_ses-1_*mt-on*MPM.nii.gz"):
         echo = path.name.split("echo-")[1][0]
@@ -249,12 +267,14 @@ def test_bad_input__mt_that_was_not_on(raw: RawStudy) -> None:
     failing(raw, "Is MT really on")
 
 
+@pytest.mark.slow
 def test_bad_input__afi_that_is_a_map_in_tenths_of_a_degree(raw: RawStudy) -> None:
     raw.values("sub-01_ses-1_*tr1*TB1AFI.nii.gz", lambda v: np.where(v > 100, 600, 0))
     raw.values("sub-01_ses-1_*tr2*TB1AFI.nii.gz", lambda v: np.where(v > 100, 600, 0))
     assert "tenths of a degree" in failing(raw, "B1 by AFI")
 
 
+@pytest.mark.slow
 def test_bad_input__echoes_of_two_sizes(raw: RawStudy) -> None:
     path = raw.images("sub-01_ses-1_*echo-3_flip-2*MPM.nii.gz")[0]
     image = nib.load(path)
@@ -262,6 +282,7 @@ def test_bad_input__echoes_of_two_sizes(raw: RawStudy) -> None:
     failing(raw, "echo-3")
 
 
+@pytest.mark.slow
 def test_bad_input__a_file_cut_short(raw: RawStudy) -> None:
     path = raw.images("sub-01_ses-1_*echo-3_flip-2*MPM.nii.gz")[0]
     path.write_bytes(path.read_bytes()[:-200])
@@ -269,7 +290,7 @@ def test_bad_input__a_file_cut_short(raw: RawStudy) -> None:
 
 
 def test_bad_input__two_presets_within_a_person(done: RawStudy) -> None:
-    done.change(mpm={"preset": "hmri-0.x"})
+    done.change(mpm={"preset": "hmri-0.x", "registration": "none"})
     with pytest.raises(
         PlanError, match=r"sub-01_ses-2: expected Preset as in sub-01_ses-1, 'hmri-1.0', found 'hmri-0.x'"
     ):

@@ -143,7 +143,7 @@ def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) 
         at_start = voxel_to_voxel(affine, np.eye(4), volumes[0].affine)
         found.unmoved[name] = SplineImages([moving], at_start, shape, outside=np.nan).sample(positions, order="F")[0]
         images = SplineImages([v.values for v in volumes], to_series, shape, outside=np.nan)
-        _look_at(found, session, series, volumes, moving > np.percentile(moving, BRIGHT_PERCENTILE))
+        _look_at(found, session, series, volumes, moving >= np.percentile(moving, BRIGHT_PERCENTILE))
         del volumes, moving
         _keep(found, series, images.sample(positions, order="F"), last)
         found.moves[name] = move

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxcloud.bids.acquisitions import ContrastName, MpmSession
-from voxcloud.errors import CorruptStoreError, ImageError
+from voxcloud.errors import CorruptStoreError, ImageError, VoxcloudError
 from voxcloud.pipeline.execute import CHILD_CPU
 from voxcloud.pipeline.mapping.b1 import SessionB1, map_b1, map_receive
 from voxcloud.pipeline.mapping.outputs import write_maps
@@ -50,9 +50,20 @@ class _Phases:
 
 
 def mpm_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
-    """Make the maps of one session and write them with sidecars, quality control and page."""
-    phases = _Phases()
+    """Make the maps of one session and write them with sidecars, quality control and page.
+
+    Every error names the session.
+    """
     session = MpmSession.from_tree(unit.places["session"])
+    try:
+        return _make_session(unit, store, session)
+    except VoxcloudError as error:
+        error.args = tuple(text if session.who in text else f"{session.who}: {text}" for text in error.problems)
+        raise
+
+
+def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str, Any]:
+    phases = _Phases()
     _refuse_changed(unit, session)
     mpm = unit.params["mpm"]
     signals = gather_signals(session, mpm["registration"])
@@ -138,7 +149,6 @@ def _maker(session: MpmSession, mpm: Mapping[str, Any], b1: SessionB1 | None, wi
         preset=find_preset(mpm),
         spoiling=spoiling,
         with_receive=with_receive,
-        single_contrasts=True,
     )
 
 
