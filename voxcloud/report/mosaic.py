@@ -33,6 +33,9 @@ WINDOWS: dict[str, tuple[float, float, str]] = {
     "PDmap": (40.0, 110.0, "p.u."),
     "TB1map": (60.0, 140.0, "percent"),
 }
+# Some sequences' MT pulses saturate twice as much; then all of white matter would be white.
+DOUBLED = "MTsat"
+DOUBLED_PERCENTILE = 90.0
 # A field has a middle, 100 %: less and more must look different.
 COLOURS = {"TB1map": "field"}
 CONVENTION = "left of the picture is the person's left"
@@ -46,14 +49,22 @@ THUMBNAIL_MM = 66.0  # below the crown: the lateral ventricles
 M0_PERCENTILE = 99.0
 PAPER, INK, BLACK, WHITE = (255, 255, 255), (31, 41, 51), (0, 0, 0), (255, 255, 255)
 UNKNOWN, OUTLINE = (204, 121, 167), (255, 176, 0)  # holes inside the head, contours and edges
-EDGE_SIGMA, EDGE_QUANTILES = 1.2, (0.86, 0.94)
+EDGE_SIGMA, LOCAL_SIGMA, RIM = 1.2, 8.0, 3
+STEEP = 80.0  # percentile of the slope within the head from which it is an edge
 COARSE = 2.0  # voxels that are drawn larger than this are shown as they are
 
 
 def window(name: str, volume: Values) -> tuple[float, float, str]:
-    """Return low, high and units of a map's pictures: fixed, or by the data where a map is in arbitrary units."""
+    """Return low, high and units of a map's pictures: fixed, or by the data where a map is in arbitrary units.
+
+    MTsat has a second window, twice as wide, for MT pulses that saturate more.
+    """
     if name in WINDOWS:
-        return WINDOWS[name]
+        low, high, units = WINDOWS[name]
+        if name != DOUBLED or not np.isfinite(volume).any():
+            return low, high, units
+        strong = float(np.nanpercentile(volume, DOUBLED_PERCENTILE)) > high
+        return low, 2.0 * high if strong else high, units
     known = volume[np.isfinite(volume)]
     high = float(np.percentile(known, M0_PERCENTILE)) if known.size else 1.0
     return 0.0, high if high > 0 else 1.0, "arbitrary"
@@ -238,8 +249,8 @@ class _Sheet:
         self.image.paste(Image.fromarray(np.ascontiguousarray(picture)), (x + inset[0], y + inset[1]))
         self.text((x + 4, y + height - 3), label, WHITE, 11, "ld")
         if sides is not None:
-            self.text((x + 4, y + height // 2), sides[0], WHITE, 13, "lm")
-            self.text((x + width - 4, y + height // 2), sides[1], WHITE, 13, "rm")
+            self.text((x + 4, y + 3), sides[0], WHITE, 13, "la")
+            self.text((x + width - 4, y + 3), sides[1], WHITE, 13, "ra")
 
     def bar(self, low: float, high: float, units: str, table: Bytes) -> None:
         """Draw the colours of the values, low below and high on top."""
@@ -356,15 +367,27 @@ def _edge_views(turned: _Turned) -> Sequence[tuple[int, float, str, tuple[str, s
 
 
 def _edges(values: Values, known: Bools) -> Bools:
-    """Return the strongest edges of a slice, one picture element wide."""
-    from skimage.feature import canny
+    """Return the strongest edges of a slice, one dot wide.
+
+    Contrast is evened out first (less the local mean, over the local SD), or scalp and skull had all of them.
+    """
+    from skimage.morphology import skeletonize
 
     inside = values[known]
     if inside.size < 2 or inside.min() == inside.max():
         return np.zeros(values.shape, dtype=bool)
-    filled = np.where(known, values, 0.0)
-    low, high = EDGE_QUANTILES
-    found = canny(filled, sigma=EDGE_SIGMA, low_threshold=low, high_threshold=high, use_quantiles=True, mask=known)
+    weight = np.maximum(ndimage.gaussian_filter(known.astype(np.float32), LOCAL_SIGMA), 1e-6)
+    filled = np.where(known, values, 0.0).astype(np.float32)
+    centred = np.where(known, filled - ndimage.gaussian_filter(filled, LOCAL_SIGMA) / weight, 0.0)
+    local = np.sqrt(ndimage.gaussian_filter(centred**2, LOCAL_SIGMA) / weight)
+    even = centred / (local + 0.5 * float(np.median(local[known])) + 1e-12)
+    within = ndimage.binary_erosion(known, iterations=RIM)  # where the head mask ends is no edge
+    if not within.any():
+        return np.zeros(values.shape, dtype=bool)
+    slope = ndimage.gaussian_gradient_magnitude(even, EDGE_SIGMA)
+    steep, steepest = np.percentile(slope[within], (STEEP, 99.0))
+    # The second bound is for pictures with few edges, where even flat parts belong to the steepest fifth.
+    found = skeletonize((slope > max(steep, 0.25 * steepest)) & within)
     return np.asarray(found, dtype=bool)
 
 
@@ -399,7 +422,7 @@ def edges_png(fixed: Values, before: Values, after: Values, affine: npt.ArrayLik
     ]
     seen = still.data[::3, ::3, ::3][np.isfinite(moving[1].data[::3, ::3, ::3])]
     seen = seen[np.isfinite(seen)]
-    high = float(np.percentile(seen, 99.5)) if seen.size else 1.0
+    low, high = (float(v) for v in np.percentile(seen, (10.0, 99.5))) if seen.size else (0.0, 1.0)
     cell = max(c.width for c in cuts), max(c.height for c in cuts)
     heading = f"{title}: edges of the moving image (orange) on the fixed one; above before, below after registration"
     sheet = _Sheet(heading, cell, len(views), 2, bar=False)
@@ -407,7 +430,7 @@ def edges_png(fixed: Values, before: Values, after: Values, affine: npt.ArrayLik
     for row, turned in enumerate(moving):
         for column, (cut, (axis, _, name, sides)) in enumerate(zip(cuts, views, strict=True)):
             values, known = cut.sample(still)
-            picture = _painted(values, known, 0.0, high if high > 0 else 1.0, table)
+            picture = _painted(values, known, low, max(high, low + 1e-6), table)
             picture[_edges(*cut.sample(turned))] = OUTLINE
             label = f"{name} {'xyz'[axis]} {still.millimetre(axis, cut.index):.0f}"
             sheet.place(row * len(views) + column, picture, label, sides)
