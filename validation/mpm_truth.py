@@ -1,6 +1,6 @@
 """Maps of simulated raw data against their truth: bias and spread of each map, with and without what corrects it.
 
-    python validation/mpm_truth.py [--resolution 1 0.8] [--seed 0]
+    python validation/mpm_truth.py [--resolution 1 0.8] [--questions-at 2] [--seed 0]
 
 A head with known R1, R2*, MTsat and B1+ is scanned (``voxcloud.testing.raw``) and goes through voxcloud's own steps:
 reading, registration, resampling, B1 map, maps. The same signals are then made into maps in other ways: without the B1
@@ -25,7 +25,7 @@ from voxcloud.bids.acquisitions import MpmSession
 from voxcloud.bids.mpm import read_mpm
 from voxcloud.bids.sidecars import Metadata
 from voxcloud.config.mpm import Mpm
-from voxcloud.pipeline.mapping.b1 import SessionB1, map_b1
+from voxcloud.pipeline.mapping.b1 import SessionB1, map_b1, map_receive
 from voxcloud.pipeline.mapping.signals import SessionSignals, gather_signals
 from voxcloud.pipeline.mapping.step import make_maps
 from voxcloud.testing.raw import SimulatedRaw, simulate_raw
@@ -52,7 +52,13 @@ class Scanned:
     session: MpmSession
     signals: SessionSignals
     b1: SessionB1 | None
+    receive: Mapping[str, np.ndarray] | None
     truth: Mapping[str, np.ndarray]
+
+    def maps(self, with_b1: bool = True, **changes: Any) -> dict[str, np.ndarray]:
+        """Make its maps in one way."""
+        session = self.session if with_b1 else replace(self.session, b1=None)
+        return make_maps(session, settings(**changes), self.signals, self.b1 if with_b1 else None, self.receive)[0]
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ def scan(folder: Path, session: str = "1", **changes: Any) -> Scanned:
         ]
         for name in (*MAPS, "TB1map", *(f"label-{tissue}_probseg" for tissue in TISSUES))
     }
-    return Scanned(found, signals, map_b1(found, signals, mpm), truth)
+    return Scanned(found, signals, map_b1(found, signals, mpm), map_receive(found, signals, mpm), truth)
 
 
 def _volume(path: Path) -> np.ndarray:
@@ -92,8 +98,7 @@ def _volume(path: Path) -> np.ndarray:
 
 def compare(scanned: Scanned, variant: str, changes: Mapping[str, Any], with_b1: bool) -> Iterator[Row]:
     """Make maps in one way and yield how they differ from the truth."""
-    session = scanned.session if with_b1 else replace(scanned.session, b1=None)
-    maps, _ = make_maps(session, settings(**changes), scanned.signals, scanned.b1 if with_b1 else None, None)
+    maps = scanned.maps(with_b1, **changes)
     for tissue in TISSUES:
         inside = scanned.truth[f"label-{tissue}_probseg"] > PURE
         for name in MAPS:
@@ -127,7 +132,7 @@ def raised_b1(folder: Path, resolution: float, seed: int) -> dict[tuple[str, str
 
 def _medians_apart(first: SimulatedRaw, second: SimulatedRaw) -> dict[tuple[str, str], float]:
     scans = [scan(made.folder) for made in (first, second)]
-    maps = [make_maps(s.session, settings(), s.signals, s.b1, None)[0] for s in scans]
+    maps = [s.maps() for s in scans]
     found = {}
     for tissue in TISSUES:
         for name in MAPS:
@@ -151,14 +156,7 @@ def moved_head(folder: Path, resolution: float, seed: int, noise: float) -> dict
     still = simulate_raw(folder / "still", **common, movements={})
     moved = simulate_raw(folder / "moved", **common, movements={"T1w": MOVED, "MTw": MOVED, "B1": MOVED})
     scans = [scan(made.folder) for made in (still, moved)]
-    volumes = [
-        {
-            name: s.signals.volume(values)
-            for name, values in make_maps(s.session, settings(), s.signals, s.b1, None)[0].items()
-            if name in MAPS
-        }
-        for s in scans
-    ]
+    volumes = [{name: s.signals.volume(values) for name, values in s.maps().items() if name in MAPS} for s in scans]
     found = {}
     for tissue in TISSUES:
         inside = scans[0].signals.volume(scans[0].truth[f"label-{tissue}_probseg"]) > PURE
@@ -171,33 +169,51 @@ def moved_head(folder: Path, resolution: float, seed: int, noise: float) -> dict
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resolution", type=float, nargs="+", default=[1.0], help="voxel sizes in mm")
+    parser.add_argument("--resolution", type=float, nargs="*", default=[1.0], help="voxel sizes of the table, mm")
+    parser.add_argument("--questions-at", type=float, default=2.0, help="voxel size of the three questions, mm")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for resolution in asked.resolution:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            simulate_raw(folder / "main", resolution_mm=resolution, seed=asked.seed, participants=1, sessions=1)
-            scanned = scan(folder / "main")
-            print(f"\n{resolution:g} mm, seed {asked.seed}, {scanned.signals.positions.size:,} voxels in the head\n")
-            print("| made by | map | tissue | truth | bias | SD | bias, % |\n|---|---|---|---|---|---|---|")
-            for variant, (changes, with_b1) in VARIANTS.items():
-                for row in compare(scanned, variant, changes, with_b1):
-                    print(
-                        f"| {row.variant} | {row.map} ({MAPS[row.map]}) | {row.tissue} | {row.truth:.3f} | "
-                        f"{row.bias:+.4f} | {row.sd:.4f} | {100 * row.bias / row.truth:+.2f} |"
-                    )
-            for title, found in (
-                ("B1+ raised by a tenth: change of the median, %", raised_b1(folder, resolution, asked.seed)),
-                (
-                    "Head moved by 2 mm and 2 degrees, no noise: SD, %",
-                    moved_head(folder / "quiet", resolution, asked.seed, 0.0),
-                ),
-                ("The same with noise: SD, %", moved_head(folder / "noisy", resolution, asked.seed, 0.015)),
-            ):
-                print(f"\n{title}")
-                for (map_name, tissue), part in found.items():
-                    print(f"    {map_name:<10} {tissue}  {100 * part:+.3f}")
+            print_table(Path(name), resolution, asked.seed)
+    with tempfile.TemporaryDirectory() as name:
+        print_questions(Path(name), asked.questions_at, asked.seed)
+
+
+def print_table(folder: Path, resolution: float, seed: int) -> None:
+    """Print bias and spread of each map, made in each way."""
+    simulate_raw(folder / "main", resolution_mm=resolution, seed=seed, participants=1, sessions=1)
+    scanned = scan(folder / "main")
+    print(f"\n{resolution:g} mm, seed {seed}, {scanned.signals.positions.size:,} voxels in the head\n")
+    print("| made by | map | tissue | truth | bias | SD | bias, % |\n|---|---|---|---|---|---|---|")
+    for variant, (changes, with_b1) in VARIANTS.items():
+        for row in compare(scanned, variant, changes, with_b1):
+            print(
+                f"| {row.variant} | {row.map} ({MAPS[row.map]}) | {row.tissue} | {row.truth:.3f} | {row.bias:+.4f} | "
+                f"{row.sd:.4f} | {100 * row.bias / row.truth:+.2f} |",
+                flush=True,
+            )
+
+
+def print_questions(folder: Path, resolution: float, seed: int) -> None:
+    """Print the answers to the three questions."""
+    print(f"\n{resolution:g} mm, seed {seed}")
+    asked = {
+        "B1+ raised by a tenth: change of the median, %": lambda: raised_b1(folder, resolution, seed),
+        "Head moved by 2 mm and 2 degrees, no noise, receive sensitivities measured: SD, %": lambda: moved_head(
+            folder / "quiet", resolution, seed, noise=0.0, pairs=True
+        ),
+        "The same without receive sensitivities": lambda: moved_head(
+            folder / "alone", resolution, seed, noise=0.0, pairs=False
+        ),
+        "The same with sensitivities and noise": lambda: moved_head(
+            folder / "noisy", resolution, seed, noise=0.015, pairs=True
+        ),
+    }
+    for title, answer in asked.items():
+        print(f"\n{title}")
+        for (map_name, tissue), part in answer().items():
+            print(f"    {map_name:<10} {tissue}  {100 * part:+.3f}", flush=True)
 
 
 if __name__ == "__main__":
