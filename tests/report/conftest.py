@@ -12,8 +12,8 @@ import pytest
 from voxcloud.report.page import write_report
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fake_results", Path(__file__).with_name("fake_results.py"))
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,7 +24,13 @@ def _load() -> ModuleType:
 @pytest.fixture(scope="session")
 def fake() -> ModuleType:
     """Give the maker of results folders."""
-    return _load()
+    return _load("fake_results")
+
+
+@pytest.fixture(scope="session")
+def fake_quality() -> ModuleType:
+    """Give the maker of sessions' quality control."""
+    return _load("fake_quality")
 
 
 @pytest.fixture(scope="session")

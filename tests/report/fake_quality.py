@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ def fake_maps(rng: np.random.Generator, factor: float = 1.0, noise: float = 0.07
     return found
 
 
-def fake_thumbnail(rng: np.random.Generator) -> str:
+@cache
+def fake_thumbnail(seed: int) -> str:
     """A smooth blob with noise, as base64 PNG."""
+    rng = np.random.default_rng(seed)
     x, y, z = np.mgrid[-1:1:24j, -1:1:24j, -1:1:24j]
     radius = np.sqrt(x**2 + y**2 + z**2)
     volume = np.where(radius < 0.9, 1.2 - 0.6 * radius + 0.05 * rng.standard_normal(x.shape), np.nan)
@@ -84,7 +87,9 @@ def fake_session(participant: str = "01", session: str = "1", seed: int = 0, **c
         ],
         "warnings": [],
         "page": f"{folder}/{who}_desc-mpm_qc.html",
-        "thumbnails": {name: fake_thumbnail(rng) for name in ("R1map", "R2starmap", "MTsat", "M0map", "TB1map")},
+        "thumbnails": {
+            name: fake_thumbnail(k) for k, name in enumerate(("R1map", "R2starmap", "MTsat", "M0map", "TB1map"))
+        },
     }
     return qc | changes
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -27,21 +24,10 @@ Quality = dict[str, Any]
 SAME = {"factor": 1.0, "noise": 0.0}
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).with_name("fake_quality.py")
-    spec = importlib.util.spec_from_file_location("fake_quality", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fake_quality"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def make() -> Callable[..., Quality]:
+def make(fake_quality: ModuleType) -> Callable[..., Quality]:
     """Give the maker of sessions; thumbnails are left out."""
-    session = _load().fake_session
+    session = fake_quality.fake_session
 
     def made(participant: str = "01", visit: str = "1", seed: int = 0, **changes: Any) -> Quality:
         found: Quality = session(participant, visit, seed, thumbnails={}, **changes)
