@@ -104,15 +104,14 @@ def denoise(
         slab = np.ascontiguousarray(images[:, :, first : first + patch[2]], dtype=np.float64)
         _check_finite(slab, first)
         part, where = np.zeros((*slab.shape[:2], slab.shape[3])), np.ascontiguousarray(wanted[:, :, z])
-        done = denoise_slice(
-            slab, where, patch[:2], z - first, estimator == "exp2", part, noise[:, :, z], rank[:, :, z]
-        )
+        levels, ranks = np.full(where.shape, np.nan), np.full(where.shape, OUTSIDE)
+        done = denoise_slice(slab, where, patch[:2], z - first, estimator == "exp2", part, levels, ranks)
         if not done:
             raise ImageError(
                 f"denoise: expected values whose squares can be summed, found some up to {np.abs(slab).max():.3g} in "
                 f"slice z = {z}. Look at the scaling of the images."
             )
-        denoised[:, :, z] = part
+        denoised[:, :, z], noise[:, :, z], rank[:, :, z] = part, levels, ranks
         residuals[:, :, z] = np.where(where[:, :, None], slab[:, :, z - first] - part, 0.0)
     return Denoised(denoised, noise, rank, residuals, patch)
 

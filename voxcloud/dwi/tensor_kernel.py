@@ -35,6 +35,8 @@ TENSOR, S0, VALUES, FA, MD, DIRECTION, NEGATIVES, RESULTS = 0, 6, 7, 10, 11, 12,
 # Cyclic Jacobi rotations converge quadratically: four sweeps suffice for a 3 x 3 matrix, one more costs little.
 SWEEPS = 5
 SMALLEST_PIVOT = 1e-13
+# Eigenvalues times the largest b-value that are closer to 0 are rounding errors: signals of 0 would have an anisotropy.
+NOTHING = 1e-10
 
 
 @njit(**FUSED)
@@ -207,7 +209,7 @@ def _solve(sums, coefficients):  # type: ignore[no-untyped-def]
 @njit(**FUSED)
 def _describe(coefficients, per_b, g, result):  # type: ignore[no-untyped-def]
     """Fill in what a tensor means: eigenvalues, principal direction, FA and MD from eigenvalues raised to 0."""
-    zero, one = spread(0.0), spread(1.0)
+    zero, one, nothing = spread(0.0), spread(1.0), spread(NOTHING)
     work = np.empty((15, LANES))
     for i in range(6):
         value = load(coefficients, 1 + i)
@@ -219,9 +221,8 @@ def _describe(coefficients, per_b, g, result):  # type: ignore[no-untyped-def]
     negatives, total, squares, apart = known, known, zero, zero
     for i in range(3):
         value = load(work, i)
-        below = negative(value)
-        negatives = add(negatives, where_positive(below, one, zero))
-        value = where_positive(below, zero, value)
+        negatives = add(negatives, where_positive(negative(add(value, nothing)), one, zero))
+        value = where_positive(subtract(nothing, value), zero, value)
         store(work, i, value)
         total = add(total, value)
         squares = fma(value, value, squares)
