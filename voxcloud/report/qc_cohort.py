@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from voxcloud.report.qc_outliers import FEWEST_SESSIONS, MEASURES, Measure, Outlier, find_outliers, who_of
-from voxcloud.report.qc_page import data_url, histogram_panel, render
+from voxcloud.report.qc_outliers import (
+    FEWEST_SESSIONS,
+    MEASURES,
+    Measure,
+    Outlier,
+    by_session,
+    find_outliers,
+    who_of,
+)
+from voxcloud.report.qc_page import MAP_TITLES, data_url, histogram_panel, render
 from voxcloud.report.qc_ranges import published_range
-from voxcloud.report.svg import FAINT, PALETTE, Panel, row, spread
-from voxcloud.report.words import MAP_NAMES, number
+from voxcloud.report.qc_strips import b1_strip, strip
+from voxcloud.report.svg import row
+from voxcloud.report.words import count, listed, number
 
-__all__ = ["cohort_page", "cohort_table", "find_outliers"]
+__all__ = ["Outlier", "cohort_page", "cohort_table", "find_outliers"]
 
 Quality = Mapping[str, Any]
-PLAIN, NAMED = PALETTE[0], PALETTE[1]
-# Wider strips than this are scrolled.
-SESSION_PIXELS, WIDEST = 13, 980
+
+KINDS = {"visits": "this person's visits", "limit": "fixed limit", "cohort": "the other sessions"}
+# Pictures of so many bytes (base64) go into the page; of more sessions, fewer maps are shown.
+PICTURE_BYTES = 4_500_000
+# So many histograms in black can be told apart.
+MOST_BLACK = 12
+PICTURE_ORDER = ("R1map", "MTsat", "R2starmap", "TB1map", "PDmap", "M0map")
+MADE = {"Preset": "preset", "B1Method": "B1+ by", "SpoilingCorrection": "imperfect spoiling corrected:"}
 
 
 def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, str], warnings: Sequence[str]) -> str:
-    """Return the page of all sessions.
+    """Return the page of all sessions, complete in itself.
 
     Parameters
     ----------
@@ -34,7 +49,10 @@ def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, st
         Sentences that concern several sessions.
     """
     outliers = find_outliers(qcs)
-    named = {o.who for o in outliers}
+    odd = [o for o in outliers if o.kind != "published"]
+    published = [o for o in outliers if o.kind == "published"]
+    named = {o.who for o in odd}
+    shown, unseen = _pictures_that_fit(qcs)
     return render(
         "qc_cohort.html.j2",
         name=study_name,
@@ -42,104 +60,170 @@ def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, st
             (number(len(qcs)), "sessions with maps"),
             (number(len({qc["participant_id"] for qc in qcs})), "participants"),
             (number(len(failed)), "sessions failed"),
-            (number(len(named)), "sessions to look at"),
+            (number(len(named)), "sessions stand out"),
         ],
         failed=sorted(failed.items()),
-        outliers=outliers,
+        cautions=_cautions(qcs),
+        odd=by_session(odd),
+        kinds=KINDS,
+        published=_by_measure(published, qcs),
         pages={who_of(qc): qc["page"] for qc in qcs},
-        warnings=list(dict.fromkeys([*warnings, *(text for qc in qcs for text in qc["warnings"])])),
+        warnings=_grouped(warnings, qcs),
         fewest=FEWEST_SESSIONS,
         enough=len(qcs) >= FEWEST_SESSIONS,
-        strips=[figure for m in MEASURES if (figure := _strip(m, qcs, outliers))],
-        histograms=_histograms(qcs),
+        strips=_strips(qcs, odd),
+        zeros=[m.title for m in MEASURES if _all_zero(m, qcs)],
+        histograms=_histograms(qcs, odd),
         sessions=[
             {
                 "who": who_of(qc),
                 "page": qc["page"],
                 "named": who_of(qc) in named,
-                "pictures": [(MAP_NAMES.get(k, k), data_url(png)) for k, png in qc["thumbnails"].items()],
+                "pictures": [
+                    (MAP_TITLES.get(k, k), data_url(qc["thumbnails"][k])) for k in shown if k in qc["thumbnails"]
+                ],
             }
             for qc in qcs
         ],
-        made=_made(qcs),
-        table=_table(qcs),
+        cell=max(len(shown), 2) * 66 + 24,
+        unseen=[MAP_TITLES.get(k, k) for k in unseen],
+        made=[(words, count(n, "session")) for words, n in _made(qcs).items()],
+        table=_table(qcs, odd),
     )
 
 
-def _strip(measure: Measure, qcs: Sequence[Quality], outliers: Sequence[Outlier]) -> str:
-    """Return one measure of every session from left to right, a person's sessions joined."""
-    values = [measure.value(qc) for qc in qcs]
-    known = [v for v in values if v is not None]
-    if not known:
-        return ""
-    people = [str(qc["participant_id"]) for qc in qcs]
-    starts = [k for k, person in enumerate(people) if k == 0 or person != people[k - 1]]
-    low, high = spread(known, 0.12)
-    expected = _expected(measure, qcs)
-    if expected is not None:
-        low, high = min(low, expected[0]), max(high, expected[1])
-    width = min(max(110 + SESSION_PIXELS * len(qcs), 320), WIDEST)
-    panel = Panel(
-        (-0.7, len(qcs) - 0.3),
-        (low, high),
-        width=width,
-        height=190,
-        title=f"{measure.title} ({measure.units})",
-        x_ticks=starts,
-        x_tick_labels=[people[k] for k in starts],
-        x_label="participant",
-    )
-    if expected is not None:
-        panel.band([-0.7, len(qcs) - 0.3], [expected[0]] * 2, [expected[1]] * 2, "#52606d")
-    for first, last in zip(starts, [*starts[1:], len(qcs)], strict=True):
-        own = [(k, v) for k, v in enumerate(values[first:last], first) if v is not None]
-        panel.line([k for k, _ in own], [v for _, v in own], FAINT, 1.6)
-    named = {o.who for o in outliers if o.measure == measure.title}
-    for k, (qc, value) in enumerate(zip(qcs, values, strict=True)):
-        if value is not None:
-            odd = who_of(qc) in named
-            hover = f"{who_of(qc)}: {number(value)} {measure.units}"
-            panel.dot(k, value, NAMED if odd else PLAIN, 4.5 if odd else 3.0, hover, shape=3 if odd else 0)
-    return row([panel], f"{measure.title} of {len(known)} sessions, from {number(min(known))} to {number(max(known))}")
+def _cautions(qcs: Sequence[Quality]) -> list[str]:
+    """Return what concerns the cohort as a whole: maps that were made in different ways cannot be compared."""
+    found = []
+    ways: dict[str, set[str]] = {}
+    for qc in qcs:
+        ways.setdefault(str(qc["participant_id"]), set()).add(_how(qc))
+    mixed = sorted(person for person, own in ways.items() if len(own) > 1)
+    if mixed:
+        people = listed([f"sub-{person}" for person in mixed])
+        found.append(f"Maps of one person were made in different ways ({people}): their visits cannot be compared.")
+    elif len(_made(qcs)) > 1:
+        found.append("Maps were made in different ways for different people: differences between people may be theirs.")
+    strengths = sorted({float(qc["field_strength_t"]) for qc in qcs if qc.get("field_strength_t") is not None})
+    if len(strengths) > 1:
+        values = listed([f"{s:g} T" for s in strengths])
+        found.append(f"Sessions were scanned at different field strengths ({values}): R1 and R2* differ with them.")
+    return found
 
 
-def _expected(measure: Measure, qcs: Sequence[Quality]) -> tuple[float, float] | None:
-    name, _, tissue = measure.key.partition("_")
-    found = published_range(qcs[0], name, tissue)
-    return None if found is None else (found.low, found.high)
+def _how(qc: Quality) -> str:
+    words = {True: "yes", False: "no"}
+    return ", ".join(f"{MADE.get(k, k)} {words.get(v, v) if isinstance(v, bool) else v}" for k, v in qc["made"].items())
 
 
-def _histograms(qcs: Sequence[Quality]) -> list[str]:
-    figures = []
-    for name in dict.fromkeys(name for qc in qcs for name in qc["maps"] if name != "M0map"):
-        own = [qc["maps"][name] for qc in qcs if name in qc["maps"]]
-        ranges = {tissue: published_range(qcs[0], name, tissue) for tissue in ("WM", "GM")}
-        panel = histogram_panel(
-            MAP_NAMES.get(name, name),
-            own[0]["units"],
-            [numbers["histogram"] for numbers in own],
-            ranges,
-            max(0.12, min(1.0, 6.0 / len(own))),
-        )
-        if panel is not None:
-            figures.append(row([panel], f"Histograms of {panel.title} of {len(own)} sessions"))
-    return figures
-
-
-def _made(qcs: Sequence[Quality]) -> list[tuple[str, str]]:
+def _made(qcs: Sequence[Quality]) -> dict[str, int]:
     """Return how maps were made, with the number of sessions of each way."""
     found: dict[str, int] = {}
     for qc in qcs:
-        words = ", ".join(f"{key} {value}" for key, value in qc["made"].items())
-        found[words] = found.get(words, 0) + 1
-    return [(words, f"{count} session{'s' if count > 1 else ''}") for words, count in found.items()]
+        found[_how(qc)] = found.get(_how(qc), 0) + 1
+    return found
 
 
-def _table(qcs: Sequence[Quality]) -> dict[str, Any]:
+def _by_measure(published: Sequence[Outlier], qcs: Sequence[Quality]) -> list[dict[str, Any]]:
+    """Return medians outside published values by measure: what all sessions share is the protocol and no outlier."""
+    found = []
+    for measure in MEASURES:
+        own = [o for o in published if o.measure == measure.title]
+        if not own:
+            continue
+        total = sum(measure.value(qc) is not None for qc in qcs)
+        values = [o.value for o in own]
+        reach = number(min(values)) + (f" to {number(max(values))}" if max(values) > min(values) else "")
+        all_of_them = 2 * len(own) > total > 1
+        found.append(
+            {
+                "measure": measure.title,
+                "units": measure.units,
+                "reference": own[0].reference,
+                "reason": own[0].reason,
+                "count": f"{number(len(own))} of {count(total, 'session')}",
+                "values": reach,
+                "who": [] if all_of_them else [o.who for o in own],
+                "systematic": all_of_them,
+            }
+        )
+    return found
+
+
+def _grouped(warnings: Sequence[str], qcs: Sequence[Quality]) -> list[tuple[str, list[str]]]:
+    """Return every warning once, with the sessions that have it; those that differ in numbers or files are one."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for text in dict.fromkeys(warnings):
+        found[text] = (text, [])
+    for qc in qcs:
+        who = who_of(qc)
+        for text in qc["warnings"]:
+            rest = text[len(who) :].lstrip(":, ") if text.startswith(who) else text
+            key = re.sub(r"\S*/\S+|\d[\d.]*", "#", rest)
+            _, own = found.setdefault(key, (rest[:1].upper() + rest[1:], []))
+            if who not in own:
+                own.append(who)
+    return list(found.values())
+
+
+def _strips(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[Any]:
+    named: dict[str, set[str]] = {}
+    for outlier in odd:
+        named.setdefault(outlier.measure, set()).add(outlier.who)
+    b1 = [m for m in MEASURES if m.key.startswith("b1_") and m.key != "b1_missing"]
+    figures = [strip(m, qcs, named.get(m.title, set())) for m in MEASURES if m not in b1]
+    figures.append(b1_strip(qcs, set().union(*(named.get(m.title, set()) for m in b1))))
+    return [figure for figure in figures if figure is not None]
+
+
+def _all_zero(measure: Measure, qcs: Sequence[Quality]) -> bool:
+    known = [v for qc in qcs if (v := measure.value(qc)) is not None]
+    return bool(known) and not any(known)
+
+
+def _histograms(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[str]:
+    figures = []
+    map_of = {m.title: m.map for m in MEASURES}
+    for name in dict.fromkeys(name for qc in qcs for name in qc["maps"] if name != "M0map"):
+        own = [qc for qc in qcs if name in qc["maps"]]
+        named = {o.who for o in odd if map_of[o.measure] == name}
+        ranges = {tissue: published_range(qcs[0], name, tissue) for tissue in ("WM", "GM")}
+        panel = histogram_panel(
+            MAP_TITLES.get(name, name),
+            own[0]["maps"][name]["units"],
+            [qc["maps"][name]["histogram"] for qc in own],
+            ranges,
+            max(0.12, min(1.0, 6.0 / len(own))),
+            [who_of(qc) in named and len(named) <= MOST_BLACK for qc in own],
+        )
+        if panel is not None:
+            figures.append(row([panel], f"Histograms of {panel.title} of {count(len(own), 'session')}"))
+    return figures
+
+
+def _pictures_that_fit(qcs: Sequence[Quality]) -> tuple[list[str], list[str]]:
+    """Return the maps whose pictures go into the page, and those for which there is no room."""
+    kinds = list(dict.fromkeys(k for qc in qcs for k in qc["thumbnails"]))
+    kinds.sort(key=lambda k: PICTURE_ORDER.index(k) if k in PICTURE_ORDER else len(PICTURE_ORDER))
+    shown: list[str] = []
+    left = PICTURE_BYTES
+    for kind in kinds:
+        left -= sum(len(qc["thumbnails"].get(kind, "")) for qc in qcs)
+        if left < 0 and shown:
+            break
+        shown.append(kind)
+    return shown, kinds[len(shown) :]
+
+
+def _table(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> dict[str, Any]:
     columns = [m for m in MEASURES if any(m.value(qc) is not None for qc in qcs)]
+    named = {(o.who, o.measure) for o in odd}
     return {
         "heads": [(m.title, m.units) for m in columns],
-        "rows": [(who_of(qc), qc["page"], [number(m.value(qc)) for m in columns]) for qc in qcs],
+        "rows": [
+            (who_of(qc), qc["page"], [(number(m.value(qc)), (who_of(qc), m.title) in named) for m in columns])
+            for qc in qcs
+        ],
     }
 
 

@@ -23,7 +23,7 @@ LARGEST_Z, LARGEST_Z_OF_FEW, FEW = 3.5, 5.0, 50
 MAD_TO_SD = 1.4826
 FAR_Z = 20.0  # beyond, the number says no more than that
 # Changes between visits below this are never named, however alike the cohort's visits are.
-LEAST_CHANGE = 0.01
+LEAST_CHANGE = 0.02
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,10 @@ def find_outliers(qcs: Sequence[Quality]) -> list[Outlier]:
     differ), every measure with the cohort (median and MAD, from 10 sessions on), and medians at 3 T with what is
     published (least sensitive). Being named says that somebody should look, not that anything is wrong.
     """
-    found = [*_between_visits(qcs), *_too_large(qcs), *_beyond_cohort(qcs), *_beyond_published(qcs)]
+    cohort = _beyond_cohort(qcs)
+    told = {(o.who, o.measure) for o in cohort}
+    limit = [o for o in _too_large(qcs) if (o.who, o.measure) not in told]
+    found = [*_between_visits(qcs), *limit, *cohort, *_beyond_published(qcs)]
     return sorted(found, key=lambda o: (o.who, o.kind, o.measure))
 
 
@@ -331,8 +334,9 @@ def _between_visits(qcs: Sequence[Quality]) -> list[Outlier]:
         usual = f"two scans of a person agree within {100 * most:.0f} %"
         if len(changes) >= FEWEST_SESSIONS:
             # What the whole cohort does from visit to visit is no outlier: the middle is its own median change.
-            middle, spread = _robust([c.relative for c in changes], LEAST_CHANGE / LARGEST_Z)
-            own = largest_z(len(changes)) * spread
+            # The visit that is a person's median differs by nothing, which says nothing of the others' spread.
+            middle, spread = _robust([c.relative for c in changes if c.relative] or [0.0], 0.0)
+            own = max(largest_z(len(changes)) * spread, LEAST_CHANGE)
             if own < most:
                 most, usual = own, f"usual in this cohort is {_percent(middle - own)} to {_percent(middle + own)}"
         for change in changes:

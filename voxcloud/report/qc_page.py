@@ -1,4 +1,4 @@
-"""What the pages on quality share: the template's surroundings, and figures of histograms."""
+"""What the pages on quality share: the template's surroundings, pictures, and figures of histograms."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from voxcloud.report import words
 from voxcloud.report.qc_ranges import PublishedRange
-from voxcloud.report.svg import INK, Panel
+from voxcloud.report.svg import Panel
 
 TISSUE_COLOURS = {"WM": "#0072B2", "GM": "#D55E00"}
+TISSUE_DASHES = {"WM": "", "GM": "5 2"}
+MAP_TITLES = words.MAP_NAMES | {"M0map": "amplitude", "TB1map": "B1+"}
 
 
 def render(template: str, **values: Any) -> str:
@@ -24,8 +26,13 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(num=words.number, fixed=words.fixed)
+    environment.filters.update(num=words.number, fixed=words.fixed, unit=unit)
     return environment.get_template(template).render(**values)
+
+
+def unit(name: str) -> str:
+    """Return a unit as it is printed behind a number."""
+    return {"percent": "%", "1": ""}.get(name, name)
 
 
 def data_url(png: bytes | str) -> str:
@@ -40,32 +47,54 @@ def histogram_panel(
     sessions: Sequence[Mapping[str, Any]],
     ranges: Mapping[str, PublishedRange | None],
     opacity: float,
+    named: Sequence[bool] = (),
 ) -> Panel | None:
     """Return histograms of a map in white and grey matter, one line per session and tissue, as share per bin.
 
-    Published ranges of the medians are bands. None where no session has a voxel.
+    Published ranges of the medians are bars under the curves; sessions that are ``named`` are drawn in black, on top.
+    None where no session has a voxel.
     """
-    shares: list[tuple[str, list[float]]] = []
-    low = high = 0.0
-    for histogram in sessions:
-        low, high = float(histogram["low"]), float(histogram["high"])
+    low = min((float(h["low"]) for h in sessions), default=0.0)
+    high = max((float(h["high"]) for h in sessions), default=0.0)
+    marks = list(named) or [False] * len(sessions)
+    lines: list[tuple[bool, str, list[float], list[float]]] = []
+    for histogram, marked in zip(sessions, marks, strict=True):
         for tissue in TISSUE_COLOURS:
             total = sum(histogram[tissue])
             if total:
-                shares.append((tissue, [100.0 * count / total for count in histogram[tissue]]))
-    if not shares or not high > low:
+                places = _centres(histogram, len(histogram[tissue]))
+                # Per 1/100 of the axis, so that histograms with other limits have the same area.
+                width = (float(histogram["high"]) - float(histogram["low"])) / len(histogram[tissue])
+                scale = (high - low) / 100.0 / width
+                lines.append((marked, tissue, places, [100.0 * scale * n / total for n in histogram[tissue]]))
+    if not lines or not high > low:
         return None
-    top = max(max(values) for _, values in shares) * 1.08
-    bins = len(shares[0][1])
-    centres = [low + (k + 0.5) * (high - low) / bins for k in range(bins)]
-    panel = Panel((low, high), (0.0, top), width=380, height=230, title=name, x_label=units, y_label="% of voxels")
+    top = max(max(values) for *_, values in lines) * 1.12
+    panel = Panel((low, high), (0.0, top), width=340, height=220, title=name, x_label=units, y_label="% of voxels")
     for tissue, expected in ranges.items():
-        if expected is not None:
-            edges = [max(expected.low, low), min(expected.high, high)]
-            panel.band(edges, [0.0, 0.0], [top, top], TISSUE_COLOURS[tissue])
-    for tissue, values in shares:
-        panel.line(centres, values, TISSUE_COLOURS[tissue], 1.4, opacity=opacity)
-    places = {tissue: centres[max(range(bins), key=v.__getitem__)] for tissue, v in shares}
-    for tissue, place in places.items():
-        panel.text(place, top * 0.97, tissue, anchor="middle", ink=TISSUE_COLOURS[tissue] or INK)
+        if expected is not None and expected.low < high:
+            ends = [max(expected.low, low), min(expected.high, high)]
+            panel.line(ends, [0.0, 0.0], TISSUE_COLOURS[tissue], 6.0, opacity=0.55)
+    for marked, tissue, places, values in sorted(lines, key=lambda line: line[0]):
+        ink = "#000000" if marked else TISSUE_COLOURS[tissue]
+        panel.line(places, values, ink, 1.3, TISSUE_DASHES[tissue], 1.0 if marked else opacity)
+    for tissue, ink in TISSUE_COLOURS.items():
+        # Named over the highest curve of the tissue that is nearest to the middle of all.
+        peaks = sorted(p[v.index(max(v))] for _, t, p, v in lines if t == tissue)
+        if peaks:
+            panel.text(peaks[len(peaks) // 2], top * 0.96, tissue, anchor="middle", ink=ink)
     return panel
+
+
+def _centres(histogram: Mapping[str, Any], bins: int) -> list[float]:
+    low, high = float(histogram["low"]), float(histogram["high"])
+    return [low + (k + 0.5) * (high - low) / bins for k in range(bins)]
+
+
+def without_name(text: str, who: str) -> str:
+    """Return a sentence without the session's name in front of it, on a page that is about that session."""
+    for ending in (": ", ", "):
+        if text.startswith(who + ending):
+            rest = text[len(who) + len(ending) :]
+            return rest[:1].upper() + rest[1:]
+    return text
