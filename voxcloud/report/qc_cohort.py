@@ -187,7 +187,8 @@ def _histograms(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[str]:
     for name in dict.fromkeys(name for qc in qcs for name in qc["maps"] if name != "M0map"):
         own = [qc for qc in qcs if name in qc["maps"]]
         named = {o.who for o in odd if map_of[o.measure] == name}
-        ranges = {tissue: published_range(qcs[0], name, tissue) for tissue in ("WM", "GM")}
+        at_3t = next((qc for qc in qcs if published_range(qc, name, "WM") is not None), qcs[0])
+        ranges = {tissue: published_range(at_3t, name, tissue) for tissue in ("WM", "GM")}
         panel = histogram_panel(
             MAP_TITLES.get(name, name),
             own[0]["maps"][name]["units"],

@@ -49,6 +49,11 @@ class PublishedRange:
         return round(self.highest * (1.0 + self.variation), 2)
 
     @property
+    def words(self) -> str:
+        """Both ends, as a reader would write them."""
+        return f"{self.low:g} to {self.high:g}"
+
+    @property
     def source(self) -> str:
         """DOIs in words."""
         return ", ".join(self.sources)

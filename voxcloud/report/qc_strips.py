@@ -65,8 +65,8 @@ def _panel(title: str, units: str, qcs: Sequence[Quality], y: tuple[float, float
 def strip(measure: Measure, qcs: Sequence[Quality], named: Set[str]) -> Strip | None:
     """Return one measure of every session; None where there is nothing, or nothing but zeros, to show.
 
-    ``named`` are the sessions that stand out in this measure; a published range is shaded where it reaches into the
-    figure, whose axis follows the data: changes within a person are the most telling.
+    ``named`` are the sessions that stand out in this measure. The axis follows the data, as changes within a person are
+    the most telling; what of it lies outside the published range is shaded.
     """
     values = [measure.value(qc) for qc in qcs]
     known = [v for v in values if v is not None]
@@ -75,15 +75,17 @@ def strip(measure: Measure, qcs: Sequence[Quality], named: Set[str]) -> Strip | 
     low, high = spread(known, 0.12)
     if measure.bad == "high":
         low = min(low, 0.0) if min(known) > 0 and min(known) < 0.35 * max(known) else max(low, 0.0)
-    expected = published_range(qcs[0], measure.map, measure.tissue)
+    ranges = [published_range(qc, measure.map, measure.tissue) for qc in qcs]
+    expected = next((r for r in ranges if r is not None), None)
     title = measure.title
     if expected is not None:
-        title += f" (published: {number(expected.low)} to {number(expected.high)})"
+        title += f" (published: {expected.words})"
     panel, at = _panel(title, measure.units, qcs, (low, high))
     if panel.width < 1.5 * NARROWEST:
         panel.title = measure.title  # the range would not fit beside it
     if expected is not None:
-        _shade(panel, max(expected.low, low), min(expected.high, high))
+        _shade(panel, low, min(expected.low, high))
+        _shade(panel, max(expected.high, low), high)
     _joined(panel, qcs, at, values)
     for x, qc, value in zip(at, qcs, values, strict=True):
         if value is not None:
