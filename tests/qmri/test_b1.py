@@ -96,3 +96,31 @@ def test_b1_from_percent__is_a_hundredth() -> None:
     found = b1_from_percent(np.array([90, 110], dtype=np.int16))
     np.testing.assert_allclose(found, [0.9, 1.1], rtol=1e-6)
     assert found.dtype == np.float32
+
+
+def alternating_signals(angle: np.ndarray, t1_s: float, short: float, long: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steady state of two alternating repetition times by going on until nothing changes."""
+    e1, e2 = np.exp(-short / t1_s), np.exp(-long / t1_s)
+    before = np.ones_like(angle)
+    for _ in range(2000):
+        first = before
+        second = 1.0 + (first * np.cos(angle) - 1.0) * e1
+        before = 1.0 + (second * np.cos(angle) - 1.0) * e2
+    return first * np.sin(angle), second * np.sin(angle)
+
+
+def test_b1_from_afi__with_the_right_t1_is_exact_and_with_a_wrong_one_nearly() -> None:
+    b1 = np.linspace(0.6, 1.3, 15)
+    nominal, times = np.deg2rad(60.0), (0.05, 0.15)
+    signals = alternating_signals(b1 * nominal, 1.2, *times)
+    np.testing.assert_allclose(b1_from_afi(*signals, nominal, times, t1_s=1.2), b1, rtol=1e-9)
+    first_order = b1_from_afi(*signals, nominal, times) / b1 - 1.0
+    assert -0.012 < first_order.min() < -0.003
+    for t1_s in (0.8, 1.6):
+        np.testing.assert_allclose(b1_from_afi(*signals, nominal, times, t1_s=t1_s), b1, rtol=0.006)
+        assert np.abs(b1_from_afi(*signals, nominal, times, t1_s=t1_s) / b1 - 1).max() < np.abs(first_order).max()
+
+
+def test_b1_from_afi__refuses_a_t1_in_milliseconds() -> None:
+    with pytest.raises(ProtocolError, match="expected a T1 in s"):
+        b1_from_afi(np.ones(2), np.ones(2), 1.0, (0.02, 0.1), t1_s=1200.0)

@@ -88,7 +88,7 @@ def map_b1(session: MpmSession, signals: SessionSignals, mpm: Mapping[str, Any])
         return None
     name = f"{session.who}, B1 by {b1.method}"
     try:
-        ratio = _ratio(b1, session)
+        ratio = _ratio(b1, session, mpm)
     except VoxcloudError as error:
         raise ImageError(*(f"{name}: {text}" for text in error.problems)) from None
     _check(name, b1, ratio)
@@ -135,7 +135,7 @@ def _check(name: str, b1: B1Acquisition, ratio: _Ratio) -> None:
     )
 
 
-def _ratio(b1: B1Acquisition, session: MpmSession) -> _Ratio:
+def _ratio(b1: B1Acquisition, session: MpmSession, mpm: Mapping[str, Any]) -> _Ratio:
     if b1.method == "SESTE":
         return _seste(b1, session)
     volumes = {role: load_volume(path) for role, path in b1.images.items()}
@@ -152,8 +152,10 @@ def _ratio(b1: B1Acquisition, session: MpmSession) -> _Ratio:
     angle = float(np.deg2rad(b1.parameters["flip_angle_deg"]))
     if b1.method == "AFI":
         short, long = b1.parameters["repetition_times_s"]
-        values, reference = b1_from_afi(data["short"], data["long"], angle, (short, long)), data["short"]
-    elif b1.method == "DAM":
+        t1_s = mpm["afi_t1_s"]
+        values = b1_from_afi(data["short"], data["long"], angle, (short, long), t1_s=t1_s)
+        return _within_head(values, grid, data["short"], {"afi_t1_s": t1_s})
+    if b1.method == "DAM":
         values, reference = b1_from_double_angle(data["single"], data["double"], angle), data["single"]
     else:
         compute = b1_from_tfl if b1.method == "TFL" else b1_from_rf_map
