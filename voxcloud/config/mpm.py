@@ -59,7 +59,7 @@ class Mpm(Part):
         gt=0.05,
         le=20,
         description="AFI: allow for relaxation with this T1 in s (1.2 for the brain at 3 T). Default: the published "
-        "first order, which underestimates B1+ by up to 0.6 % and R1 by twice that.",
+        "first order, which underestimates B1+ by up to 0.8 % and R1 by twice that.",
     )
     missing_b0: Literal["stop", "skip"] = Field(
         "stop", description="SE/STE without a field map: stop, or go on without unwarping and say so."

@@ -26,7 +26,7 @@ def b1_from_afi(
     """Return B1 by actual flip-angle imaging (BIDS ``TB1AFI``).
 
     ``r = S2 / S1``, ``n = TR2 / TR1``, ``cos(a) = (r n - 1) / (n - r)``, B1 = a / nominal. To first order in TR / T1;
-    at 3 T it underestimates B1 by up to .6 %. With a T1 the steady state is solved as it is:
+    at 3 T it underestimates B1 by .2 to .8 % (TR of 50 and 150 ms). With a T1 the steady state is solved as it is:
     ``cos(a) = (1 - E1 - r (1 - E2)) / (r (1 - E1) E2 - (1 - E2) E1)``, ``E = exp(-TR / T1)``.
 
     Parameters
@@ -34,8 +34,8 @@ def b1_from_afi(
     s_short, s_long : signals after the shorter (TR1) and the longer (TR2) repetition time.
     flip_angle_rad : nominal flip angle in rad.
     repetition_times_s : TR1 and TR2 in s.
-    t1_s : T1 in s to allow for relaxation, 1.2 for the brain at 3 T (a T1 off by a third moves B1 by under .2 %); None
-        is the published first order.
+    t1_s : T1 in s to allow for relaxation, 1.2 for the brain at 3 T (a T1 off by a third leaves half of the error
+        at most); None is the published first order.
 
     Returns
     -------
