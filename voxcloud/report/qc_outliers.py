@@ -42,6 +42,8 @@ class Measure:
         The side that is bad: high, low or either.
     least_spread
         Smallest robust SD that is believed, in its units: differences of that size mean nothing.
+    skewed
+        Whether it is positive with a long tail to large values, so that logarithms are compared.
     most
         Above this a session is named whatever the others are; None for no such value.
     map, tissue
@@ -54,6 +56,7 @@ class Measure:
     value: Callable[[Quality], float | None]
     bad: Literal["high", "low", "either"] = "either"
     least_spread: float = 0.0
+    skewed: bool = False
     most: float | None = None
     map: str = ""
     tissue: str = ""
@@ -154,10 +157,10 @@ MEASURES: tuple[Measure, ...] = (
         for tissue in _TISSUES
     ),
     *(
-        Measure(f"motion_{name}", f"Motion degradation of {name}", "1/s", _motion(name), "high", least_spread=0.1)
+        Measure(f"motion_{name}", f"Motion degradation of {name}", "1/s", _motion(name), "high", 0.1, skewed=True)
         for name in ("PDw", "T1w", "MTw")
     ),
-    Measure("displacement", "Largest movement between scans", "mm", _displacement, "high", least_spread=0.1, most=5.0),
+    Measure("displacement", "Largest movement between scans", "mm", _displacement, "high", 0.1, skewed=True, most=5.0),
     Measure("snr_R1", "R1 over its error in white matter", "1", _snr, "low", least_spread=0.5),
     Measure("b1_median", "B1+ in the brain, median", "percent", _b1("median"), least_spread=0.5),
     Measure("b1_p01", "B1+ in the brain, 1st percentile", "percent", _b1("p01"), least_spread=1.0),
@@ -250,11 +253,11 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
         known = [(qc, value) for qc in qcs if (value := measure.value(qc)) is not None]
         if len(known) < FEWEST_SESSIONS:
             continue
-        middle, spread = _robust([value for _, value in known], measure.least_spread)
         limit = largest_z(len(known))
-        usual = _usual(measure, middle, limit * spread)
+        scale = _Scale.of(measure, [value for _, value in known])
+        usual = scale.usual(measure, limit)
         for qc, value in known:
-            z = (value - middle) / spread
+            z = scale.z(value)
             if abs(z) <= limit or measure.bad not in ("high" if z > 0 else "low", "either"):
                 continue
             far = f"{abs(z):.1f}" if abs(z) < FAR_Z else f"over {FAR_Z:.0f}"
@@ -264,7 +267,7 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
                     measure.title,
                     value,
                     measure.units,
-                    f"median of {len(known)} sessions {number(middle)}, usual {usual}",
+                    f"median of {len(known)} sessions {number(scale.back(scale.middle))}, usual {usual}",
                     f"{far} robust SD {'above' if z > 0 else 'below'} the other sessions",
                     "cohort",
                     abs(z) / limit,
@@ -273,9 +276,36 @@ def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
     return found
 
 
-def _usual(measure: Measure, middle: float, reach: float) -> str:
-    low, high = number(middle - reach), number(middle + reach)
-    return {"high": f"up to {high}", "low": f"from {low}", "either": f"{low} to {high}"}[measure.bad]
+@dataclass(frozen=True)
+class _Scale:
+    """Where the middle of a measure lies and how far values spread, of logarithms for skewed ones."""
+
+    middle: float
+    spread: float
+    logarithmic: bool
+
+    @classmethod
+    def of(cls, measure: Measure, values: Sequence[float]) -> _Scale:
+        if not measure.skewed or min(values) <= 0:
+            return cls(*_robust(values, measure.least_spread), False)
+        # At the middle, a spread of logarithms is one of values relative to it.
+        middle = float(np.median(values))
+        return cls(*_robust([float(np.log(v)) for v in values], measure.least_spread / middle), True)
+
+    def z(self, value: float) -> float:
+        """Return by how many robust SD a value lies above the middle."""
+        if self.logarithmic:
+            value = float(np.log(value))
+        return (value - self.middle) / self.spread
+
+    def back(self, place: float) -> float:
+        """Return the value at a place of the scale."""
+        return float(np.exp(place)) if self.logarithmic else place
+
+    def usual(self, measure: Measure, limit: float) -> str:
+        """Return the range of what is usual, in words."""
+        low, high = (number(self.back(self.middle + sign * limit * self.spread)) for sign in (-1, 1))
+        return {"high": f"up to {high}", "low": f"from {low}", "either": f"{low} to {high}"}[measure.bad]
 
 
 def _robust(values: Sequence[float], least: float) -> tuple[float, float]:
