@@ -192,3 +192,17 @@ def test_measures__have_keys_of_their_own_and_units() -> None:
     assert len({m.key for m in MEASURES}) == len(MEASURES)
     assert len({m.title for m in MEASURES}) == len(MEASURES)
     assert all(m.units for m in MEASURES)
+
+
+def test_find_outliers__the_tail_of_movement_is_no_outlier(twelve: list[Quality]) -> None:
+    sessions = []
+    for k in range(60):
+        qc = twelve[k % 12] | {"participant_id": f"{k:03d}"}
+        moved = float(np.exp(0.5 * np.random.default_rng(k).standard_normal()))
+        qc["registration"] = [r | {"displacement_mm": 0.8 * moved} for r in qc["registration"]]
+        sessions.append(qc)
+    largest = max(r["displacement_mm"] for qc in sessions for r in qc["registration"])
+    assert largest > 1.8  # far from .8 mm for a symmetric measure
+    assert "Largest movement between scans" not in {o.measure for o in find_outliers(sessions)}
+    sessions[7]["registration"] = [r | {"displacement_mm": 0.8 * np.exp(3.2)} for r in sessions[7]["registration"]]
+    assert ("sub-007_ses-1", "Largest movement between scans") in named(find_outliers(sessions), "cohort")
