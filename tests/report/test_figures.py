@@ -154,3 +154,8 @@ def test_write_methods__cites_only_what_was_run(results_folder: Path) -> None:
     assert text.count("quadratic is residualised on the intercept and linear") == 1
     assert "4 searches" in text
     assert all(f"{n}. {r.text}" in text for n, r in enumerate(methods.references, 1))
+
+
+def test_tick_text__steps_of_two_and_a_half_keep_their_half() -> None:
+    assert [tick_text(v, 2.5) for v in (0.0, 2.5, 7.5)] == ["0.0", "2.5", "7.5"]
+    assert [tick_text(v, 0.25) for v in (0.25, 0.5)] == ["0.25", "0.50"]

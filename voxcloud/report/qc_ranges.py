@@ -51,7 +51,7 @@ class PublishedRange:
     @property
     def words(self) -> str:
         """Both ends, as a reader would write them."""
-        return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:.3g} to {self.high:.3g}"
 
     @property
     def source(self) -> str:

@@ -69,8 +69,8 @@ def _facts(qc: Quality) -> list[tuple[str, str]]:
     """Return the numbers that a reader looks for first, each with its words."""
     found = [
         (f"{value:.2f}", f"motion degradation of {name}: SD of its R2* over white matter, 1/s")
-        for name, value in qc["motion_degradation"].items()
-        if value is not None
+        for name in ("PDw", "T1w", "MTw")
+        if (value := qc["motion_degradation"].get(name)) is not None
     ]
     b1 = qc["b1"]
     if b1 and b1.get("median") is not None:

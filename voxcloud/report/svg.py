@@ -38,10 +38,9 @@ def tick_text(value: float, step: float) -> str:
         places = max(0, math.ceil(math.log10(abs(value)) - math.log10(step) - 1e-9)) if step > 0 else 1
         return f"{value:.{min(places, 3)}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "−")
     places = max(0, -math.floor(math.log10(step) + 1e-9)) if step > 0 else 2
-    text = f"{value:.{places}f}"
-    if "." in text and f"{step:.{places}f}"[-1] != "0" and abs(round(step, places) - step) > 1e-9 * step:
-        text = f"{value:.{places + 1}f}"
-    return text.replace("-", "−")
+    if step > 0 and abs(round(step, places) - step) > 1e-9 * step:
+        places += 1  # steps of 2.5 or 0.25
+    return f"{value:.{places}f}".replace("-", "−")
 
 
 @dataclass
