@@ -9,7 +9,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=packages.sh
 source "$here/packages.sh"
 
-if [ $# -gt 0 ]; then services=("$@"); else services=(chromium); fi
+if [ $# -gt 0 ]; then services=("$@"); else services=(chromium mrtrix); fi
 for service in "${services[@]}"; do
     script="$here/$service.sh"
     [ -f "$script" ] || { echo "No service '$service'; there is no $script" >&2; exit 2; }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping
@@ -13,6 +11,7 @@ from voxcloud.errors import CorruptStoreError
 from voxcloud.plan.sessions import QC_PAGE, QC_TABLES
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.report.qc_cohort import cohort_page, cohort_table, find_outliers
+from voxcloud.report.tables import cell
 from voxcloud.storage.store import Store
 
 LOG = logging.getLogger(__name__)
@@ -28,11 +27,9 @@ def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     page = cohort_page(unit.params["study"], sessions, told["failed"], told["warnings"])
     store.write_bytes(QC_PAGE, page.encode())
     columns, rows, dictionary = cohort_table(sessions)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, delimiter="\t", lineterminator="\n", restval="n/a")
-    writer.writeheader()
-    writer.writerows({key: "n/a" if value is None else value for key, value in row.items()} for row in rows)
-    store.write_bytes(QC_TABLES[0], table.getvalue().encode())
+    lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
+    table = "".join("\t".join(line) + "\n" for line in lines)
+    store.write_bytes(QC_TABLES[0], table.encode())
     store.write_bytes(QC_TABLES[1], json.dumps(dictionary, indent=1).encode())
     outliers = find_outliers(sessions)
     return {"sessions": len(sessions), "failed": len(told["failed"]), "outliers": len(outliers)}
