@@ -15,14 +15,17 @@ KEYS = (
     "Preset",
     "B1Method",
     "B1mapProvided",
+    "B1Unwarped",
     "SpoilingCorrection",
+    "ReceiveCorrection",
+    "ChangedSettings",
     "Manufacturer",
     "ManufacturersModelName",
     "MagneticFieldStrength",
     "DistortionCorrection",
     "NonlinearGradientCorrection",
 )
-"""Sidecar entries that change the numbers in a map: preset, B1 method, spoiling, scanner, distortion."""
+"""Sidecar entries that change the numbers in a map: preset, settings, B1, spoiling, receive field, scanner."""
 
 GENERATED_BY = "GeneratedBy"
 

@@ -28,11 +28,15 @@ QC_PAGE = "qc.html"
 QC_TABLES = ("tables/qc_mpm.tsv", "tables/qc_mpm.json")
 QC_ENDING = "_desc-mpm_qc.json"
 
-# Memory of a session (tests/pipeline/test_memory.py holds it to this): libraries and compiled kernels; a float32 of
-# every echo in the head; and the larger of one contrast's spline coefficients with its stored numbers, and of all maps.
+# Memory of a session (tests/pipeline/test_memory.py holds it to this): libraries and compiled kernels; registration, a
+# process beside it; a float32 of every echo in the head; and the largest of one contrast's spline coefficients with its
+# stored numbers, of all maps, and of B1 or receive fields on their own grid, which may be finer than that of PDw.
 LIBRARIES_BYTES = 400_000_000
+REGISTRATION_BYTES = 200_000_000
 MAP_VECTORS = 24
-COEFFICIENT_SHARE = 1.5
+COEFFICIENT_SHARE = 2.0
+FIELD_VECTORS = 24
+VECTORS_PER_FIELD_IMAGE = 3
 CPU_S_PER_VALUE = 1.6e-7
 CPU_S_OF_REGISTRATIONS = 25.0
 
@@ -120,7 +124,7 @@ def plan_sessions(loaded: LoadedStudy, store: Store, choice: SessionChoice) -> S
 def _maps_unit(loaded: LoadedStudy, store: Store, mpm: Mpm, root: Path, session: MpmSession) -> WorkUnit:
     paths = session.paths
     relative = {path: _relative(path, root) for path in paths}
-    shape, values = _size(session)
+    sizes = _sizes(session)
     names = ["R2starmap", "R1map", "M0map", *(["MTsat"] if "MTw" in session.series else [])]
     outputs = [session_map_path(session.participant_id, session.session_id, name) for name in names]
     outputs += [session_map_path(session.participant_id, session.session_id, name, "error") for name in names]
@@ -128,8 +132,8 @@ def _maps_unit(loaded: LoadedStudy, store: Store, mpm: Mpm, root: Path, session:
         outputs.append(session_map_path(session.participant_id, session.session_id, "TB1map"))
     sidecars = [path.removesuffix(".nii.gz") + ".json" for path in outputs]
     pages = [session_qc_path(session.participant_id, session.session_id, kind) for kind in ("json", "html")]
-    most = max(len(series.echoes) for series in session.series.values())
-    echoes = sum(len(series.echoes) for series in session.series.values())
+    voxels = sizes["PDw"]
+    of_series = {name: sizes[name] * len(series.echoes) for name, series in session.series.items()}
     return WorkUnit(
         step=MAPS_STEP,
         name=session.who,
@@ -140,22 +144,39 @@ def _maps_unit(loaded: LoadedStudy, store: Store, mpm: Mpm, root: Path, session:
         inputs={relative[path]: file_digest(path) for path in paths},
         places={"output": store.url, "bids": str(root), "session": session.to_tree()},
         outputs=tuple(outputs + sidecars + pages),
-        projected_mem=LIBRARIES_BYTES + int(4 * shape * (echoes + max(most * COEFFICIENT_SHARE, MAP_VECTORS))),
+        projected_mem=LIBRARIES_BYTES + REGISTRATION_BYTES + _arrays_bytes(session, sizes),
         bytes_read=sum(Path(path).stat().st_size for path in paths),
-        bytes_written=int(4 * shape * len(outputs) * 0.5),
+        bytes_written=int(4 * voxels * len(outputs) * 0.5),
         objects_read=len(paths),
-        expected_s=CPU_S_OF_REGISTRATIONS + values * CPU_S_PER_VALUE,
+        expected_s=CPU_S_OF_REGISTRATIONS + sum(of_series.values()) * CPU_S_PER_VALUE,
     )
 
 
-def _size(session: MpmSession) -> tuple[int, int]:
-    """Return the voxels of a PDw image and the values of all echoes."""
-    sizes = {
-        name: int(np.prod(open_nifti(series.echoes[0].path).shape)) * len(series.echoes)
-        for name, series in session.series.items()
-    }
-    pdw = session.series["PDw"]
-    return sizes["PDw"] // len(pdw.echoes), sum(sizes.values())
+def _sizes(session: MpmSession) -> dict[str, int]:
+    """Return the voxels of an image of each contrast, and of the largest image of a field (``field``)."""
+    sizes: dict[str, int] = {name: _voxels(series.echoes[0].path) for name, series in session.series.items()}
+    fields = [pair["head"] for pair in session.receive.values()]
+    if session.b1 is not None:
+        fields.append(next(iter(session.b1.images.values())))
+        fields += list(session.b1.b0.images.values())[:1] if session.b1.b0 is not None else []
+    return {**sizes, "field": max(map(_voxels, fields), default=0)}
+
+
+def _voxels(path: str) -> int:
+    return int(np.prod(open_nifti(path).shape))
+
+
+def _arrays_bytes(session: MpmSession, sizes: Mapping[str, int]) -> int:
+    """Return what the signals of a session need, and the largest of what is there beside them at a time."""
+    echoes = sum(len(series.echoes) for series in session.series.values())
+    largest = max(sizes[name] * len(series.echoes) for name, series in session.series.items())
+    n_images = len(session.b1.images) if session.b1 is not None else 0
+    beside = max(
+        COEFFICIENT_SHARE * largest,
+        MAP_VECTORS * sizes["PDw"],
+        sizes["field"] * (FIELD_VECTORS + VECTORS_PER_FIELD_IMAGE * n_images),
+    )
+    return int(4 * (sizes["PDw"] * echoes + beside))
 
 
 def _relative(path: str, root: Path) -> str:
@@ -174,13 +195,22 @@ def _renamed(tree: Any, names: Mapping[str, str]) -> Any:
 
 
 def how_made(unit: WorkUnit) -> dict[str, Any]:
-    """Return how a session's maps are made, in the words of their sidecars (``bids.signatures``)."""
+    """Return how a session's maps are made, in the words of their sidecars (``bids.signatures``).
+
+    ``ChangedSettings`` are those of the section ``mpm`` that differ from their defaults and are not told by another
+    entry.
+    """
     mpm, session = unit.params["mpm"], unit.params["session"]
     b1 = session["b1"]
+    defaults = Mpm().model_dump()
+    told = ("preset", "receive")
     return {
         "Preset": mpm["preset"],
         "B1Method": b1["method"] if b1 is not None else "none",
+        "B1Unwarped": b1 is not None and b1["b0"] is not None,
         "SpoilingCorrection": mpm["spoiling"] is not None and b1 is not None,
+        "ReceiveCorrection": bool(session["receive"]),
+        "ChangedSettings": {key: mpm[key] for key in mpm if key not in told and mpm[key] != defaults[key]},
     }
 
 
