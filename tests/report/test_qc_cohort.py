@@ -86,7 +86,7 @@ def test_cohort_page__two_ways_of_making_maps_within_a_person_are_told(cohort: l
     for qc in cohort[10:]:
         qc["made"] = {"Preset": "hmri-0.x", "B1Method": "AFI", "SpoilingCorrection": True}
     assert "in different ways for different people" in cohort_page("study", cohort, {}, [])
-    cohort[1]["made"] = {"Preset": "hmri-0.x", "B1Method": "AFI", "SpoilingCorrection": True}
+    cohort[1]["made"] = {"Preset": "hmri-1.0", "B1Method": "none", "SpoilingCorrection": True}
     assert "Maps of one person were made in different ways (sub-01)" in cohort_page("study", cohort, {}, [])
 
 
@@ -140,3 +140,12 @@ def test_b1_strip__sessions_without_b1_leave_a_gap(cohort: list[Quality]) -> Non
     assert figure.svg.count("<title>sub-") == len(cohort) - 1
     assert who_of(cohort[5]) not in figure.svg
     assert b1_strip([qc | {"b1": None} for qc in cohort], set()) is None
+
+
+def test_cohort_page__what_an_older_run_did_not_tell_is_no_difference(cohort: list[Quality]) -> None:
+    cohort[0]["made"] = cohort[0]["made"] | {"B1Unwarped": False, "ChangedSettings": {}}
+    page = cohort_page("study", cohort, {}, [])
+    assert "in different ways" not in page
+    assert "preset hmri-1.0, B1+ by AFI, spoiling correction (20 sessions)" in text_of(page)
+    cohort[0]["made"]["ChangedSettings"] = {"angles": "small"}
+    assert "in different ways (sub-01)" in cohort_page("study", cohort, {}, [])

@@ -31,7 +31,7 @@ PICTURE_BYTES = 4_500_000
 # So many histograms in black can be told apart.
 MOST_BLACK = 12
 PICTURE_ORDER = ("R1map", "MTsat", "R2starmap", "TB1map", "PDmap", "M0map")
-MADE = {"Preset": "preset", "B1Method": "B1+ by", "SpoilingCorrection": "imperfect spoiling corrected:"}
+MADE = {"Preset": "preset", "B1Method": "B1+ by"}
 
 
 def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, str], warnings: Sequence[str]) -> str:
@@ -112,8 +112,19 @@ def _cautions(qcs: Sequence[Quality]) -> list[str]:
 
 
 def _how(qc: Quality) -> str:
-    words = {True: "yes", False: "no"}
-    return ", ".join(f"{MADE.get(k, k)} {words.get(v, v) if isinstance(v, bool) else v}" for k, v in qc["made"].items())
+    """Return how a session's maps were made, in words, without what was not done (older runs do not tell all of it)."""
+    found = []
+    for key, value in qc["made"].items():
+        if key == "B1Method" and value == "none":
+            found.append("no B1+")
+        elif key in MADE:
+            found.append(f"{MADE[key]} {value}")
+        elif isinstance(value, Mapping):
+            found += [f"{name} {own}" for name, own in sorted(value.items())]
+        elif value:
+            word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).lower()
+            found.append(word if value is True else f"{word} {value}")
+    return ", ".join(found)
 
 
 def _made(qcs: Sequence[Quality]) -> dict[str, int]:
