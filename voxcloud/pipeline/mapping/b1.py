@@ -211,8 +211,15 @@ def _seste(b1: B1Acquisition, session: MpmSession) -> _Ratio:
     )
     values, sd, magnitude = found.b1, found.sd, found.magnitude
     record: dict[str, Any] = {"unwarped": False}
-    strength = float(session.scanner.get("MagneticFieldStrength") or FIELD_STRENGTH_T)
+    stated = session.scanner.get("MagneticFieldStrength")
+    strength = float(stated or FIELD_STRENGTH_T)
     warnings: tuple[str, ...] = ()
+    if stated is None:
+        warnings = (
+            f"{session.who}, B1 by SESTE: no sidecar states MagneticFieldStrength; {FIELD_STRENGTH_T:g} T is taken for "
+            f"decay during the mixing time (T1 of {T1_AT_3T_S:g} s) and for the range of the field map. Write it into "
+            "the sidecars.",
+        )
     if abs(strength - FIELD_STRENGTH_T) > 0.3:
         warnings = (
             f"{session.who}, B1 by SESTE: decay during the mixing time is corrected for a T1 of {T1_AT_3T_S:g} s, "
