@@ -144,14 +144,20 @@ def _medians_apart(first: SimulatedRaw, second: SimulatedRaw) -> dict[tuple[str,
     return found
 
 
-def moved_head(folder: Path, resolution: float, seed: int, noise: float) -> dict[tuple[str, str], float]:
-    """Return the SD (part of the median) by which maps differ when the head moved by 2 mm and 2 degrees."""
+def moved_head(
+    folder: Path, resolution: float, seed: int, *, noise: float, pairs: bool
+) -> dict[tuple[str, str], float]:
+    """Return the SD (part of the median) by which maps differ when the head moved by 2 mm and 2 degrees.
+
+    ``pairs``: receive sensitivities were measured with each contrast; the coil stays when the head moves.
+    """
     common: dict[str, Any] = {
         "resolution_mm": resolution,
         "seed": seed,
         "participants": 1,
         "sessions": 1,
         "noise": noise,
+        "receive_pairs": pairs,
     }
     still = simulate_raw(folder / "still", **common, movements={})
     moved = simulate_raw(folder / "moved", **common, movements={"T1w": MOVED, "MTw": MOVED, "B1": MOVED})

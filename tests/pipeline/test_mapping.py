@@ -289,6 +289,52 @@ def test_bad_input__a_file_cut_short(raw: RawStudy) -> None:
     failing(raw, "cut short")
 
 
+def as_floats(study: RawStudy, scale: float, holes: bool = False) -> None:
+    """Store the first session's echoes as float32 in another scale, with unknown voxels in one echo if asked for."""
+    for path in study.images("sub-01_ses-1_*MPM.nii.gz"):
+        image = nib.load(path)
+        values = np.asarray(image.dataobj, dtype=np.float32) * scale
+        if holes and "echo-5_flip-1_mt-off" in path.name:
+            middle = tuple(n // 2 for n in values.shape)
+            values[middle[0] : middle[0] + 3, middle[1], middle[2]] = np.nan
+        nib.save(nib.Nifti1Image(values, image.affine), path)
+
+
+@pytest.mark.slow
+def test_bad_input__too_small_a_scale(raw: RawStudy) -> None:
+    as_floats(raw, 1 / 500)
+    assert "too small a scale" in failing(raw, "the floor of the fit")
+
+
+@pytest.mark.slow
+def test_bad_input__too_large_a_scale(raw: RawStudy) -> None:
+    as_floats(raw, 300.0)
+    failing(raw, "too large a scale")
+
+
+@pytest.mark.slow
+def test_bad_input__unknown_voxels_stay_unknown_and_in_their_place(raw: RawStudy) -> None:
+    as_floats(raw, 1.0, holes=True)
+    assert not raw.run().failed
+    values = raw.map("1", "R1map")
+    x, y, z = (n // 2 for n in values.shape)
+    assert np.isnan(values[x : x + 3, y, z]).all()
+    assert np.isfinite(values[x - 1, y, z])
+    assert np.isfinite(values[x, y + 1, z])
+
+
+@pytest.mark.slow
+def test_spoiling__a_correction_that_leaves_much_is_refused_and_one_without_b1_told(raw: RawStudy) -> None:
+    raw.change(mpm={"registration": "none", "spoiling": {}, "missing_b1": "semi-quantitative"})
+    for path in raw.images("sub-01_ses-1_*TB1AFI*"):
+        path.unlink()
+    assert not raw.run().failed
+    assert any("not corrected for imperfect spoiling" in text for text in raw.quality("1")["warnings"])
+    tree = json.loads((raw.output / "sub-01/ses-2/anat/sub-01_ses-2_R1map.json").read_text())
+    assert tree["SpoilingCorrection"] is True
+    assert tree["Spoiling"]["largest_error_percent"] < 0.5
+
+
 def test_bad_input__two_presets_within_a_person(done: RawStudy) -> None:
     done.change(mpm={"preset": "hmri-0.x", "registration": "none"})
     with pytest.raises(

@@ -68,7 +68,9 @@ def test_projected_mem__bounds_what_every_step_needs(units: dict[str, tuple[str,
         if not (measured <= unit.projected_mem and unit.projected_mem - SLACK_BYTES <= MOST * measured):
             wrong.append(f"{step}: {measured / 1e6:.0f} MB needed, {unit.projected_mem / 1e6:.0f} MB projected")
     assert not wrong
-    assert {"mpm-maps", "stack-shard", "tissue-mask", "fit-block", "fit-whitened", "smoothness", "inference"} <= set(units)
+    assert {"mpm-maps", "stack-shard", "tissue-mask", "fit-block", "fit-whitened", "smoothness", "inference"} <= set(
+        units
+    )
 
 
 def unit(name: str, *outputs: str, memory: int = 1) -> WorkUnit:

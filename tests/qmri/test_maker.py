@@ -107,7 +107,7 @@ def test_block__divides_sensitivities_out(simulated: Simulated) -> None:
     found, plain = maker.block(seen, b1, receive), maker_of(session).block(signals, b1)
     for name in ("R1map", "A", "MTsat"):
         np.testing.assert_allclose(found[name], plain[name], rtol=1e-9)
-    assert "Signals corrected for the receive sensitivity measured with each contrast." in maker.record()["corrections"]
+    assert "Signals of each contrast corrected for the measured receive sensitivity." in maker.record()["corrections"]
 
 
 def test_block__names_what_does_not_fit(simulated: Simulated) -> None:

@@ -21,6 +21,15 @@ FIELD_STRENGTH = Quantity(
 )
 
 
+DISTORTION = "DistortionCorrection"
+
+
+def _distortion(image_type: Any) -> str:
+    """Return which gradient distortion correction DICOM's ImageType tells of: 3D, 2D or none."""
+    words = [str(word).upper() for word in image_type] if isinstance(image_type, list) else []
+    return next((kind for word, kind in (("DIS3D", "3D"), ("DIS2D", "2D")) if word in words), "none")
+
+
 def read_scanner(scans: Sequence[Scan], findings: Findings) -> dict[str, Any]:
     """Return the entries ``SCANNER_KEYS`` on which all images agree that state them.
 
@@ -45,6 +54,12 @@ def read_scanner(scans: Sequence[Scan], findings: Findings) -> dict[str, Any]:
                 )
             else:
                 findings.warn(f"{key} differs between the series: {text}. Check whether they were acquired alike.")
+    corrected = {_distortion(scan.metadata.get("ImageType")) for scan in scans if scan.metadata.get("ImageType")}
+    if len(corrected) == 1:
+        found[DISTORTION] = corrected.pop()
+    elif corrected:
+        text = ", ".join(sorted(corrected))
+        findings.warn(f"{DISTORTION} differs between the series: {text}. Check whether they were exported alike.")
     strength = found.get("MagneticFieldStrength")
     if strength is not None and not (is_number(strength) and FIELD_STRENGTH.fits(strength)):
         hint = FIELD_STRENGTH.hint(strength) if is_number(strength) else "Write the number without quotes."

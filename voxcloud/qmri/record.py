@@ -81,7 +81,7 @@ def _sentences(
         )
     words.append("R1 corrected for imperfect spoiling." if spoiling else "R1 not corrected for imperfect spoiling.")
     if with_sensitivities:
-        words.append("Signals corrected for the receive sensitivity measured with each contrast.")
+        words.append("Signals of each contrast corrected for the measured receive sensitivity.")
     elif with_receive_field:
         words.append("A corrected for the receive field.")
     else:

@@ -36,6 +36,7 @@ BRIGHT_PERCENTILE = 98.0
 B1_LIMITS = (0.2, 2.5)
 MEDIAN_LIMITS = (0.6, 1.5)
 MOST_UNKNOWN = 0.4
+NOTED_MISSING = 0.02
 # SE/STE: pairs that disagree by more (ratio) say nothing about B1.
 SESTE_LARGEST_SD = 0.05
 FIELD_STRENGTH_T = 3.0
@@ -110,6 +111,12 @@ def map_b1(session: MpmSession, signals: SessionSignals, mpm: Mapping[str, Any])
         warnings.append(f"{name}: has no magnitude image beside it to register; it lies where its header says.")
     to_b1 = voxel_to_voxel(signals.affine, np.eye(4) if move is None else move.matrix, ratio.grid.affine)
     values = sample_linear(smooth, to_b1, signals.shape, signals.positions, order="F")
+    missing = float(np.isnan(values[signals.means["PDw"] > np.nanmedian(signals.means["PDw"])]).mean())
+    if missing > NOTED_MISSING:
+        warnings.append(
+            f"{name}: expected B1+ all over the head, found none in {missing:.0%} of its bright voxels: there R1, "
+            "MTsat and M0 are NaN. Does the acquisition cover the head?"
+        )
     record = {"method": b1.method, "smoothing_fwhm_mm": fwhm, **ratio.record}
     return SessionB1(values, move, record, tuple(warnings))
 

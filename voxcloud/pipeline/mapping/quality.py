@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,13 @@ def session_quality(
     """Return the numbers (JSON), the page, and the CPU seconds of the registration behind the tissue masks."""
     tissue, problem = _tissue(session, signals, maps)
     masks = _masks(signals, tissue)
-    warnings = [*session.warnings, *signals.warnings, *(b1.warnings if b1 is not None else ()), *problem]
+    warnings = [
+        *session.warnings,
+        *signals.warnings,
+        *(b1.warnings if b1 is not None else ()),
+        *record["warnings"],
+        *problem,
+    ]
     qc: dict[str, Any] = {
         "schema": QC_SCHEMA,
         "participant_id": session.participant_id,
@@ -70,6 +77,7 @@ def session_quality(
             for name in signals.signals
         },
         "volume_ml": _volumes(signals, masks),
+        "masks": f"by the ICBM 2009a template of nilearn {version('nilearn')}",
         "protocol": record["contrasts"],
         "corrections": list(record["corrections"]),
         "warnings": warnings,

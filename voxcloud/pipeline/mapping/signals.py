@@ -15,8 +15,9 @@ from voxcloud.bids.nifti import SAME_PLACE_MM, corner_distance
 from voxcloud.bids.volumes import Volume, load_volume
 from voxcloud.errors import ImageError, MaskError
 from voxcloud.pipeline.mapping.moves import Move, find_move
+from voxcloud.qmri.estatics import SIGNAL_FLOOR
 from voxcloud.space.affine import voxel_to_voxel
-from voxcloud.space.bspline import SplineImages
+from voxcloud.space.bspline import SplineImages, sample_linear
 from voxcloud.space.head import head_mask
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ FEWEST_SATURATED = 20
 NOTED_SATURATED = 1e-4
 MOST_SATURATED = 0.02
 MOST_ZERO = 0.5
+# Bright voxels at or below the floor of the fit: their decay is bent. Shares that are told, and refused.
+NOTED_LOW, MOST_LOW = 1e-3, 0.02
 # Where a contrast is not registered yet, its brighter half stands for the head.
 BRIGHT_PERCENTILE = 50.0
 
@@ -103,11 +106,14 @@ class _Gathered:
     warnings: list[str] = field(default_factory=list)
 
 
-def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) -> SessionSignals:
+def gather_signals(
+    session: MpmSession, registration: Literal["rigid", "none"], signal_floor: float = SIGNAL_FLOOR
+) -> SessionSignals:
     """Read a session's echoes and bring T1w and MTw to the voxels of PDw.
 
     The mean of the echoes up to the shortest train's last is registered; then every echo is resampled once, by cubic
-    B-splines, and only where the head is.
+    B-splines, and only where the head is. Bright voxels whose signals the fit would raise to ``signal_floor`` mean that
+    images were stored with too small a scale.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) 
         If a registration failed.
     """
     last = min(series.echoes[-1].echo_time_s for series in session.series.values())
-    pdw = _read_series(session, session.series["PDw"])
+    pdw, unknown = _read_series(session, session.series["PDw"])
     fixed = _mean(pdw, session.series["PDw"], last)
     affine, shape = pdw[0].affine, fixed.shape
     try:
@@ -129,14 +135,16 @@ def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) 
     signals = np.empty((len(pdw), positions.size), np.float32)
     for row, volume in zip(signals, pdw, strict=True):
         row[:] = volume.values.reshape(-1, order="F")[positions]
-    _keep(found, session.series["PDw"], signals, last)
+    if unknown is not None:
+        signals[:, unknown.reshape(-1, order="F")[positions]] = np.nan
+    _keep(found, session, session.series["PDw"], signals, last, signal_floor)
     _look_at(found, session, session.series["PDw"], pdw, head)
     del pdw
     for name in CONTRASTS:
         if name == "PDw" or name not in session.series:
             continue
         series = session.series[name]
-        volumes = _read_series(session, series)
+        volumes, unknown = _read_series(session, series)
         moving = _mean(volumes, series, last)
         move = find_move(f"{session.who}, {name} to PDw", fixed, affine, moving, volumes[0].affine, head, registration)
         to_series = voxel_to_voxel(affine, move.matrix, volumes[0].affine)
@@ -145,7 +153,11 @@ def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) 
         images = SplineImages([v.values for v in volumes], to_series, shape, outside=np.nan)
         _look_at(found, session, series, volumes, moving >= np.percentile(moving, BRIGHT_PERCENTILE))
         del volumes, moving
-        _keep(found, series, images.sample(positions, order="F"), last)
+        sampled = images.sample(positions, order="F")
+        if unknown is not None:
+            near = sample_linear(unknown.astype(np.float32), to_series, shape, positions, order="F", outside=1.0)
+            sampled[:, near > 0] = np.nan
+        _keep(found, session, series, sampled, last, signal_floor)
         found.moves[name] = move
     x, y, z = shape
     return SessionSignals(
@@ -163,8 +175,11 @@ def gather_signals(session: MpmSession, registration: Literal["rigid", "none"]) 
     )
 
 
-def _read_series(session: MpmSession, series: Series) -> list[Volume]:
-    """Read the echoes of a series and see that they lie on one grid."""
+def _read_series(session: MpmSession, series: Series) -> tuple[list[Volume], npt.NDArray[np.bool_] | None]:
+    """Read the echoes of a series, see that they lie on one grid, and return where any of them is not finite.
+
+    What is not finite is 0 in the images, because a spline would spread it; None where everything is.
+    """
     volumes = [load_volume(echo.path, echo.volume) for echo in series.echoes]
     first = volumes[0]
     for volume in volumes[1:]:
@@ -175,10 +190,13 @@ def _read_series(session: MpmSession, series: Series) -> list[Volume]:
                 f"{first.path} and {volume.values.shape}, corners {apart:.3g} mm apart, in {volume.path}. Convert the "
                 "series again."
             )
+    unknown: npt.NDArray[np.bool_] | None = None
     for volume in volumes:
         if volume.values.dtype.kind == "f" and not np.isfinite(volume.values).all():
-            np.nan_to_num(volume.values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    return volumes
+            bad = ~np.isfinite(volume.values)
+            volume.values[bad] = 0.0
+            unknown = bad if unknown is None else unknown | bad
+    return volumes, unknown
 
 
 def _mean(volumes: Sequence[Volume], series: Series, last: float) -> Float32:
@@ -191,10 +209,22 @@ def _mean(volumes: Sequence[Volume], series: Series, last: float) -> Float32:
     return total
 
 
-def _keep(found: _Gathered, series: Series, signals: Float32, last: float) -> None:
-    """Keep a contrast's signals, NaN where nothing was measured, and their mean."""
+def _keep(found: _Gathered, session: MpmSession, series: Series, signals: Float32, last: float, floor: float) -> None:
+    """Keep a contrast's signals, NaN where nothing was measured, and their mean; refuse or note too small a scale."""
     nothing = ~(signals[0] > 0)  # zero-filled by the scanner, or beyond the field of view
     signals[:, nothing] = np.nan
+    bright = signals[0] > np.nanmedian(signals[0]) if not nothing.all() else nothing
+    low = float((signals[:, bright] <= floor).mean()) if bright.any() else 0.0
+    if low > NOTED_LOW:
+        text = (
+            f"{session.who}, {series.contrast}: expected signals of bright voxels above {floor:g}, the floor of the "
+            f"fit, found {low:.1%} at or below it and a median of {float(np.nanmedian(signals[0, bright])):.3g} in the "
+            "first echo: the images are stored with too small a scale. Multiply all of a session's images by one "
+            "number, e.g. 1000."
+        )
+        if low > MOST_LOW:
+            raise ImageError(text)
+        found.warnings.append(text)
     n = sum(echo.echo_time_s <= last * (1 + 1e-9) for echo in series.echoes)
     found.signals[series.contrast] = signals
     found.means[series.contrast] = signals[:n].mean(axis=0)

@@ -32,6 +32,9 @@ LOG = logging.getLogger(__name__)
 
 # Voxels at a time: signals, maps and what lies between stay in the processor's cache.
 BLOCK_VOXELS = 1 << 16
+# Errors of R1 that the correction for imperfect spoiling may leave: told above the one, refused above the other.
+NOTED_SPOILING_PERCENT, MOST_SPOILING_PERCENT = 0.5, 5.0
+MOST_CLIPPED = 0.01
 OVERRIDES = ("weighted_passes", "angles", "signal", "mtsat_correction", "mtsat_constant")
 
 
@@ -66,18 +69,19 @@ def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str
     phases = _Phases()
     _refuse_changed(unit, session)
     mpm = unit.params["mpm"]
-    signals = gather_signals(session, mpm["registration"])
+    signals = gather_signals(session, mpm["registration"], find_preset(mpm).signal_floor)
     phases.end("read and resample")
     b1 = map_b1(session, signals, mpm)
     receive = map_receive(session, signals, mpm)
     phases.end("fields")
     maps, record = make_maps(session, mpm, signals, b1, receive)
-    _refuse_implausible(session, maps)
+    _refuse_implausible(session, maps, record)
     phases.end("maps")
     moves = [*signals.moves.values(), *([b1.move] if b1 is not None and b1.move is not None else [])]
     record |= {
         "registration": [move.record for move in moves],
         "b1_map": None if b1 is None else b1.record,
+        "warnings": spoiling_warnings(session, mpm, record),
     }
     quality, page, tissue_cpu_s = session_quality(unit, session, signals, maps, b1, record)
     phases.end("quality")
@@ -142,7 +146,9 @@ def _maker(session: MpmSession, mpm: Mapping[str, Any], b1: SessionB1 | None, wi
                 series.repetition_time_s,
             )
             _ = protocols[name].excitation
-    spoiling = find_spoiling(mpm, protocols) if b1 is not None else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # its remaining error is told by ``spoiling_warnings``
+        spoiling = find_spoiling(mpm, protocols) if b1 is not None else None
     return MapMaker(
         protocols,
         with_b1=b1 is not None,
@@ -185,9 +191,42 @@ HINTS: dict[str, str] = {
 }
 
 
-def _refuse_implausible(session: MpmSession, maps: Mapping[str, np.ndarray]) -> None:
+def spoiling_warnings(session: MpmSession, mpm: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """Return what must be told of the correction for imperfect spoiling.
+
+    Raises
+    ------
+    ImageError
+        If it leaves errors that nobody would accept.
+    """
+    if mpm["spoiling"] is None:
+        return []
+    found = record["spoiling"]
+    if found is None:
+        return [f"{session.who}: R1 is not corrected for imperfect spoiling, because that needs a B1+ map."]
+    left = found.get("largest_error_percent")
+    if left is None or left <= NOTED_SPOILING_PERCENT:
+        return []
+    text = (
+        f"{session.who}: the correction for imperfect spoiling leaves errors of R1 of up to {left:.1f} % with this "
+        "protocol's flip angles and repetition times."
+    )
+    if left > MOST_SPOILING_PERCENT:
+        raise ImageError(f"{text} Leave mpm.spoiling out and say so, or check angles and times in the sidecars.")
+    return [text]
+
+
+def _refuse_implausible(session: MpmSession, maps: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
     """Refuse maps that no head can have: the sidecars tell of other images than these."""
     amplitude = maps["A"]
+    clipped = record["voxels"]["clipped"]["A"] / max(amplitude.size, 1)
+    if clipped > MOST_CLIPPED:
+        limit = record["settings"]["amplitude_limit"]
+        raise ImageError(
+            f"{session.who}, M0map: expected amplitudes below {limit:g} in units of the images, found {clipped:.1%} of "
+            "the head above: the images are stored with too large a scale. Divide all of a session's images by one "
+            "number."
+        )
     with np.errstate(invalid="ignore"):
         inside = amplitude > np.nanmedian(amplitude) / 2
     for name, (low, high) in PLAUSIBLE.items():
