@@ -306,6 +306,12 @@ def test_bad_input__too_small_a_scale(raw: RawStudy) -> None:
     assert "too small a scale" in failing(raw, "the floor of the fit")
 
 
+def test_run_study__a_background_of_zeros_is_no_missing_signal(raw: RawStudy) -> None:
+    raw.values("sub-01_ses-1_*MPM.nii.gz", lambda v: np.where(v < 60, 0, v))
+    outcome = raw.run(sessions=SessionChoice((), ("1",)))
+    assert (outcome.failed, outcome.problems) == ({}, ())
+
+
 @pytest.mark.slow
 def test_bad_input__too_large_a_scale(raw: RawStudy) -> None:
     as_floats(raw, 300.0)

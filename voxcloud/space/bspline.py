@@ -86,8 +86,9 @@ class SplineImages:
         self.exact = not movable and bool(np.all(reach[:3] < EXACT_TOLERANCE))
         self._images = [a.reshape(-1) for a in arrays] if self.exact else []
         self._whole = whole.astype(np.int64)
-        self._padded = tuple(max(n, 4) for n in self._size)
-        self._coefficients = np.empty(0, np.float32) if self.exact else self._filter(arrays)
+        self._coefficients, self._padded = np.empty(0, np.float32), self._size
+        if not self.exact:
+            self._coefficients, self._padded, _ = spline_coefficients(arrays)
 
     def moved(self, voxel_to_voxel: npt.ArrayLike) -> SplineImages:
         """Return the same images under another transform, with the same coefficients (``movable``)."""
@@ -96,28 +97,6 @@ class SplineImages:
         matrix = check_transform(voxel_to_voxel)
         found._matrix = matrix[[2, 1, 0, 3]] if self._flip else matrix
         return found
-
-    def _filter(self, arrays: list[npt.NDArray[Any]]) -> Float32:
-        (nx, ny, nz), n = self._size, self.n_images
-        coefficients = np.zeros((*self._padded, n), np.float32)
-        gain = np.float32(kernels.GAIN ** sum(m > 1 for m in self._size))
-        starts = [kernels.start_weights(m) if m > 1 else np.empty(0, np.float32) for m in self._size]
-        slab = np.empty((ny, nz, n), np.float32)
-        for x in range(nx):
-            for e, array in enumerate(arrays):
-                slab[..., e] = array[x]
-            if not np.isfinite(slab).all():
-                raise ImageError(
-                    f"resampling: expected finite values only, found NaN or infinite in image "
-                    f"{1 + int(np.argmin(np.isfinite(slab).all(axis=(0, 1))))} of {n}; a spline would spread them "
-                    "over whole lines. Set unknown voxels to 0 first."
-                )
-            slab *= gain
-            kernels.filter_slab(slab, starts[1], starts[2])
-            coefficients[x, :ny, :nz] = slab
-        if nx > 1:
-            kernels.filter_slowest(coefficients[:nx].reshape(nx, -1), starts[0])
-        return coefficients.reshape(-1)
 
     def sample(self, voxels: Voxels = None, *, order: Order = "C") -> Float32:
         """Return the images' values at voxels of the grid asked for.
@@ -164,6 +143,46 @@ class SplineImages:
                     out[:, start:stop],
                 )
         return out
+
+
+def spline_coefficients(
+    images: Sequence[npt.ArrayLike],
+) -> tuple[Float32, tuple[int, int, int], tuple[int, int, int]]:
+    """Return the coefficients of images of one shape.
+
+    Returns
+    -------
+    coefficients : flat, of (x, y, z, image), with axes shorter than four samples padded to four.
+    padded : samples per axis in memory.
+    size : samples per axis.
+
+    Raises
+    ------
+    ImageError
+        If shapes differ or a value is not finite.
+    """
+    arrays = [np.asarray(image) for image in images]
+    size = nx, ny, nz = _check_images(arrays)
+    padded = max(nx, 4), max(ny, 4), max(nz, 4)
+    coefficients = np.zeros((*padded, len(arrays)), np.float32)
+    gain = np.float32(kernels.GAIN ** sum(m > 1 for m in size))
+    starts = [kernels.start_weights(m) if m > 1 else np.empty(0, np.float32) for m in size]
+    slab = np.empty((ny, nz, len(arrays)), np.float32)
+    for x in range(nx):
+        for e, array in enumerate(arrays):
+            slab[..., e] = array[x]
+        if not np.isfinite(slab).all():
+            raise ImageError(
+                f"resampling: expected finite values only, found NaN or infinite in image "
+                f"{1 + int(np.argmin(np.isfinite(slab).all(axis=(0, 1))))} of {len(arrays)}; a spline would spread "
+                "them over whole lines. Set unknown voxels to 0 first."
+            )
+        slab *= gain
+        kernels.filter_slab(slab, starts[1], starts[2])
+        coefficients[x, :ny, :nz] = slab
+    if nx > 1:
+        kernels.filter_slowest(coefficients[:nx].reshape(nx, -1), starts[0])
+    return coefficients.reshape(-1), padded, size
 
 
 def sample_linear(

@@ -126,7 +126,7 @@ _sum_taps: Any = intrinsic(_taps)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _weigh(p: float, n: int, w: Any) -> int:
+def weigh(p: float, n: int, w: Any) -> int:
     """Write the weights of four neighbours of position p on an axis of n samples; return the first neighbour.
 
     At an end the neighbours beyond it are mirrored, and their weights added to those of the samples that they mirror,
@@ -187,7 +187,7 @@ def evaluate(
             for e in range(n):
                 out[e, v] = outside
             continue
-        first = _weigh(x, size[0], wx) * step_x + _weigh(y, size[1], wy) * step_y + _weigh(z, size[2], wz) * n
+        first = weigh(x, size[0], wx) * step_x + weigh(y, size[1], wy) * step_y + weigh(z, size[2], wz) * n
         _sum_taps(coefficients, first, step_x, step_y, wx, wy, wz, lanes, row)
         for e in range(n):
             out[e, v] = row[e]

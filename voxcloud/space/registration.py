@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from voxcloud.errors import RegistrationError
 from voxcloud.space.affine import displacement_mm, rigid_parameters
 from voxcloud.space.greedy import run_greedy
 from voxcloud.space.refinement import refine_rigid
+from voxcloud.space.relation import align_by_relation, mutual_information
 
 Float64 = npt.NDArray[np.float64]
 Metric = Literal["NMI", "MI", "SSD", "NCC 4x4x4"]
@@ -102,9 +103,60 @@ def register_rigid(
     answer = _search(fixed, own, moving, other, fixed_mask, initial, 6, "NMI", SEARCH_MM, RIGID_ITERATIONS)
     (f, f_affine), (m, m_affine) = averaged(fixed, own, REFINE_MM), averaged(moving, other, REFINE_MM)
     everywhere = np.ones(fixed.shape, dtype=bool)
-    mask = averaged(everywhere if fixed_mask is None else fixed_mask, own, REFINE_MM)[0] >= 0.5
-    found = refine_rigid(f, f_affine, m, m_affine, mask, np.asarray(answer["matrix"]))
-    return _result(found.matrix, found.agreement, answer, own, fixed, fixed_mask, initial)
+    counted = everywhere if fixed_mask is None else fixed_mask
+    likeness = _Likeness(fixed, own, moving, other, counted, np.eye(4) if initial is None else np.asarray(initial))
+    mask = averaged(counted, own, REFINE_MM)[0] >= 0.5
+    found = refine_rigid(f, f_affine, m, m_affine, mask, likeness.checked(np.asarray(answer["matrix"])))
+    result = _result(found.matrix, found.agreement, answer, own, fixed, fixed_mask, initial)
+    return result if result.flagged else replace(result, flagged=likeness.doubt(found.matrix))
+
+
+class _Likeness:
+    """Whether a movement makes two images more alike than they were where it started.
+
+    The search of greedy now and then leaps tens of millimetres away from a start that was nearly right, and ends there
+    with less mutual information than it began with.
+    """
+
+    def __init__(
+        self,
+        fixed: npt.NDArray[Any],
+        fixed_affine: Float64,
+        moving: npt.NDArray[Any],
+        moving_affine: Float64,
+        mask: npt.NDArray[np.bool_],
+        start: npt.NDArray[Any],
+    ) -> None:
+        still, moves = averaged(fixed, fixed_affine, SEARCH_MM), averaged(moving, moving_affine, SEARCH_MM)
+        share, _ = averaged(mask, fixed_affine, SEARCH_MM)
+        self._images = (*still, *moves, share >= 0.5)
+        self._start = np.asarray(start, dtype=np.float64)
+        self._at_start = self._of(self._start)
+
+    def _of(self, matrix: Float64) -> float:
+        return mutual_information(*self._images, matrix)
+
+    def _lost(self, matrix: Float64) -> bool:
+        """Whether it is far from the start and less alike; nearer than a voxel, interpolation alone decides that."""
+        _, affine, _, _, mask = self._images
+        moved, _ = displacement_mm(matrix @ np.linalg.inv(self._start), self._start @ affine, mask.shape, mask)
+        return not (moved <= SEARCH_MM or self._of(matrix) > self._at_start)
+
+    def checked(self, matrix: Float64) -> Float64:
+        """Return what the search found, or what the relation of intensities finds where the search got lost."""
+        if not self._lost(matrix):
+            return matrix
+        return align_by_relation(*self._images, self._start)
+
+    def doubt(self, matrix: Float64) -> str:
+        """Say why a result cannot be right; empty if nothing speaks against it."""
+        if not self._lost(matrix):
+            return ""
+        return (
+            f"expected images that are more alike after registration, found a mutual information of "
+            f"{self._of(matrix):.4f} against {self._at_start:.4f} before: the registration failed, or the images are "
+            "of two heads. Look at both."
+        )
 
 
 def register_affine(

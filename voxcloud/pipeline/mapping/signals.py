@@ -151,7 +151,7 @@ def gather_signals(
         at_start = voxel_to_voxel(affine, np.eye(4), volumes[0].affine)
         found.unmoved[name] = SplineImages([moving], at_start, shape, outside=np.nan).sample(positions, order="F")[0]
         images = SplineImages([v.values for v in volumes], to_series, shape, outside=np.nan)
-        _look_at(found, session, series, volumes, moving >= np.percentile(moving, BRIGHT_PERCENTILE))
+        _look_at(found, session, series, volumes, _bright(moving))
         del volumes, moving
         sampled = images.sample(positions, order="F")
         if unknown is not None:
@@ -229,6 +229,12 @@ def _keep(found: _Gathered, session: MpmSession, series: Series, signals: Float3
     found.signals[series.contrast] = signals
     found.means[series.contrast] = signals[:n].mean(axis=0)
     found.zero[series.contrast] = float(nothing.mean())
+
+
+def _bright(image: Float32) -> npt.NDArray[np.bool_]:
+    """Return the brighter half of the voxels with signal; all where there is none. Background may be exactly zero."""
+    known = image[image > 0]
+    return image >= np.percentile(known, BRIGHT_PERCENTILE) if known.size else np.ones(image.shape, dtype=bool)
 
 
 def _look_at(
