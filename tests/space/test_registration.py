@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from nilearn import datasets
 from scipy import ndimage
 
 from voxcloud.errors import RegistrationError
-from voxcloud.space import greedy
+from voxcloud.space import greedy, registration
 from voxcloud.space.affine import rigid_matrix, voxel_to_voxel
 from voxcloud.space.bspline import SplineImages
 from voxcloud.space.registration import averaged, register_affine, register_rigid
@@ -99,6 +100,34 @@ def test_register_rigid__finds_a_large_movement() -> None:
     found = register_rigid(pair.fixed, pair.affine, pair.moving, pair.moving_affine, fixed_mask=head_of(pair))
     assert pair.error_mm(np.eye(4)) > 12.0
     assert pair.error_mm(found.matrix) < 0.2
+
+
+def lost_search(pair: Pair) -> Callable[..., dict[str, object]]:
+    """A search that leaps away, as greedy's does now and then: 25 mm from where it should end."""
+    wrong = rigid_matrix((0.0, -22.0, 6.0), (-2.0, 10.0, 1.0), (0.0, 0.0, 0.0)) @ pair.truth
+
+    def search(*_: object) -> dict[str, object]:
+        return {"matrix": wrong.tolist(), "metric": [], "cpu_s": 1.0, "program": "picsl-greedy 0"}
+
+    return search
+
+
+def test_register_rigid__finds_the_movement_where_the_search_got_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair()
+    monkeypatch.setattr(registration, "run_greedy", lost_search(pair))
+    found = register_rigid(pair.fixed, pair.affine, pair.moving, pair.moving_affine, fixed_mask=head_of(pair))
+    assert pair.error_mm(found.matrix) < 0.15
+    assert found.flagged == ""
+
+
+def test_register_rigid__images_less_alike_than_before_are_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make_pair()
+    search = lost_search(pair)
+    monkeypatch.setattr(registration, "run_greedy", search)
+    monkeypatch.setattr(registration, "align_by_relation", lambda *_: np.array(search()["matrix"]))
+    found = register_rigid(pair.fixed, pair.affine, pair.moving, pair.moving_affine, fixed_mask=head_of(pair))
+    assert found.displacement_mm < registration.MOST_MM  # not too far to be true
+    assert "more alike after registration" in found.flagged
 
 
 def test_register_rigid__of_an_image_with_itself_is_the_identity() -> None:

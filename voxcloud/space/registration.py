@@ -138,6 +138,8 @@ class _Likeness:
 
     def _lost(self, matrix: Float64) -> bool:
         """Whether it is far from the start and less alike; nearer than a voxel, interpolation alone decides that."""
+        if not np.isfinite(matrix).all():
+            return True
         _, affine, _, _, mask = self._images
         moved, _ = displacement_mm(matrix @ np.linalg.inv(self._start), self._start @ affine, mask.shape, mask)
         return not (moved <= SEARCH_MM or self._of(matrix) > self._at_start)
