@@ -237,6 +237,7 @@ def test_dockerfile__copies_only_what_the_context_holds() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # half a gigabyte to unpack and compile
 def test_container__install_commands_work_and_the_wheel_is_complete(tmp_path: Path) -> None:
     """The commands of the Dockerfile, in a fresh virtual environment."""
     venv = tmp_path / "venv"
