@@ -263,6 +263,40 @@ def test_read_header__refuses_sform_and_qform_that_disagree(save: Save, values: 
         read_header(path.with_name("two.nii.gz"))
 
 
+def turned(about_x_deg: float) -> np.ndarray:
+    """Return an affine of an image stored from right to left, of a head turned a little about x."""
+    angle = np.deg2rad(about_x_deg)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return np.asarray(turn @ np.diag([-1.0, 1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 0.01, 0.05, 0.2, 1.0, 10.0])
+def test_read_header__takes_half_turns_that_a_quaternion_cannot_hold_exactly(tmp_path: Path, degrees: float) -> None:
+    affine = turned(degrees) @ turned_about_z(degrees)
+    image = nib.Nifti1Image(np.zeros((192, 256, 4), np.int8), affine)
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "flipped.nii.gz")
+    assert np.allclose(read_header(tmp_path / "flipped.nii.gz").affine, affine, atol=1e-5)
+
+
+def turned_about_z(degrees: float) -> np.ndarray:
+    turn = np.eye(4)
+    angle = np.deg2rad(degrees)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return turn
+
+
+def test_read_header__refuses_half_turns_that_disagree_by_more_than_rounding(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((192, 256, 4), np.int8), turned(0.0))
+    image.set_sform(turned(0.0), 1)
+    image.set_qform(turned(0.5), 1)
+    nib.save(image, tmp_path / "apart.nii.gz")
+    with pytest.raises(ImageError, match="expected sform and qform to agree within"):
+        read_header(tmp_path / "apart.nii.gz")
+
+
 def test_read_header__takes_the_form_that_has_a_code(save: Save, values: np.ndarray, tmp_path: Path) -> None:
     image = nib.Nifti1Image(values, AFFINE)
     image.set_sform(np.eye(4), 0)

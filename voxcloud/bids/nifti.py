@@ -32,6 +32,12 @@ SAME_PLACE_MM = 0.01
 """Two grids are the same when no corner of one lies further than this from the other; above float32 rounding of the
 header (about 1e-4 mm), far below anything that matters at a voxel size of 1 mm."""
 
+# A qform stores a rotation as b, c, d of a unit quaternion in float32; a follows from them, with an error that grows as
+# a gets small, i.e. near half turns, which images stored left to right or from front to back are (Nifti1 standard,
+# METHOD 2). These bound the error of the angle, in radians, that nibabel and nifti1_io then make.
+_QUATERNION_ROUNDING = 2e-7
+_LARGEST_ROUNDING = 1.5e-3
+
 # Its type stub says "an object"; it is an exception.
 _DAMAGED: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 _AUTO_GZIP = 31  # window bits: a gzip wrapper, whose checksum is then verified at its end
@@ -258,13 +264,23 @@ def _affine(header: Any, shape: tuple[int, int, int], name: str) -> tuple[npt.ND
         )
     if sform is not None and qform is not None:
         apart = corner_distance(sform, qform, shape)
-        if apart > SAME_PLACE_MM:
+        allowed = SAME_PLACE_MM + _qform_rounding(header, affine, shape)
+        if apart > allowed:
             raise ImageError(
-                f"{name}: expected sform and qform to agree within {SAME_PLACE_MM} mm, found corners {apart:.3g} mm "
+                f"{name}: expected sform and qform to agree within {allowed:.2g} mm, found corners {apart:.3g} mm "
                 f"apart (sform code {int(sform_code)}, qform code {int(qform_code)}). Programs would show the image in "
                 "different places: copy the right one over the other (fslorient -copysform2qform or -copyqform2sform)."
             )
     return affine, int(qform_code if sform is None else sform_code)
+
+
+def _qform_rounding(header: Any, affine: npt.NDArray[np.float64], shape: tuple[int, int, int]) -> float:
+    """Return how far in mm a corner may lie elsewhere because the quaternion is stored in float32."""
+    stored = sum(float(header[f"quatern_{part}"]) ** 2 for part in "bcd")
+    a = np.sqrt(max(1.0 - stored, 0.0))
+    angle = _LARGEST_ROUNDING if a == 0 else min(_LARGEST_ROUNDING, _QUATERNION_ROUNDING / a)
+    diagonal = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)) * (np.asarray(shape) - 1)
+    return float(angle * np.linalg.norm(diagonal))
 
 
 def corner_distance(first: npt.ArrayLike, second: npt.ArrayLike, shape: tuple[int, ...]) -> float:
