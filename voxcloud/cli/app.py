@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from voxcloud.cli.text import command_line
 from voxcloud.errors import StudyFileError, VoxcloudError, nearest
 from voxcloud.version import __version__
 
@@ -168,7 +169,9 @@ def run(
 
         show_plan(plan_study(study, options), as_json=False, every_unit=False)
         return
-    _compute(study, options, log, f"voxcloud run {study}")
+    chosen = {"--participant-label": participant_label, "--session-label": session_label}
+    given = {"--engine": engine, "--workers": workers, "--on-bad-image": on_bad_image, **chosen}
+    _compute(study, options, log, command_line(["run", study], given))
 
 
 def _compute(source: Path | LoadedStudy, options: RunOptions, log: Path | None, again: str) -> None:
@@ -226,7 +229,10 @@ def maps(
 
         show_plan(plan_study(loaded, options), as_json=False, every_unit=False)
         return
-    _compute(loaded, options, log, f"voxcloud maps {bids} {output} participant")
+    mpm_options = {f"--{key.replace('_', '-')}": value for key, value in mpm.items()}
+    chosen = {"--participant-label": participant_label, "--session-label": session_label}
+    given = {**mpm_options, "--engine": engine, "--workers": workers, **chosen}
+    _compute(loaded, options, log, command_line(["maps", bids, output, level], given))
 
 
 def _opened(log: Path) -> TextIO:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from voxcloud.cli.text import number_of, seconds, size, some, table
+from voxcloud.cli.text import command_line, number_of, seconds, size, some, table
 from voxcloud.pipeline.engines import worker_count
 from voxcloud.pipeline.study import PlannedStudy, StudyOutcome
 from voxcloud.pipeline.validating import Validation
@@ -236,7 +236,8 @@ def show_status(planned: PlannedStudy, *, as_json: bool, study: Path) -> None:
     if total["running"]:
         say("A run works on it now.")
     elif total["done"] < sum(total.values()):
-        say(f"Why the others are not: voxcloud plan {study}\nGo on with:             voxcloud run {study}")
+        say(f"Why the others are not: {command_line(['plan', study])}")
+        say(f"Go on with:             {command_line(['run', study])}")
 
 
 def show_outcome(outcome: StudyOutcome, again: str) -> int:

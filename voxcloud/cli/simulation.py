@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxcloud.cli.show import say
-from voxcloud.cli.text import number_of, seconds, size
+from voxcloud.cli.text import command_line, number_of, seconds, size
 from voxcloud.errors import StudyFileError
 from voxcloud.pipeline.engines import worker_count
 from voxcloud.pipeline.study import plan_study
@@ -94,7 +94,7 @@ def _simulate_raw(out: Path, options: SimulationOptions) -> None:
         f"in {seconds(time.monotonic() - start)}"
     )
     say(f"Truth   R1map, PDmap, R2starmap, MTsat and TB1map of each session, in {made.folder / 'truth'}")
-    say(f"Study   {made.study_file}\nRun it with: voxcloud run {made.study_file}")
+    say(f"Study   {made.study_file}\nRun it with: {command_line(['run', made.study_file])}")
 
 
 def _stored(folder: Path) -> int:
@@ -125,4 +125,4 @@ def _simulate_maps(out: Path, options: SimulationOptions) -> None:
         f"A run   {number_of(len(units), 'unit')}, about {seconds(cpu)} of CPU: {seconds(cpu / workers)} with "
         f"{number_of(workers, 'worker')}"
     )
-    say(f"Study   {made.study_file}\nRun it with: voxcloud run {made.study_file}")
+    say(f"Study   {made.study_file}\nRun it with: {command_line(['run', made.study_file])}")

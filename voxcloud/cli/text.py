@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -43,3 +44,16 @@ def some(names: Sequence[str], most: int) -> str:
     """Return the first names and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def command_line(words: Sequence[object], options: Mapping[str, object] | None = None) -> str:
+    """Return a command of voxcloud that a shell takes as it is: quoted, with the options that were given.
+
+    An option without a value (None, empty) is left out; one with several is repeated.
+    """
+    line = ["voxcloud", *map(str, words)]
+    for option, value in (options or {}).items():
+        given = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        for one in given:
+            line += [option, str(one)]
+    return shlex.join(line)

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import resource
+import shlex
 import socket
 import sys
 import threading
@@ -161,7 +162,7 @@ def _describe(unit: WorkUnit, error: BaseException) -> dict[str, Any]:
         "error_class": type(error).__name__,
         "retryable": bool(getattr(error, "retryable", False)),
         "message": message,
-        "rerun": f"voxcloud unit run {unit.key} --output {unit.places.get('output', '.')}",
+        "rerun": shlex.join(["voxcloud", "unit", "run", unit.key, "--output", str(unit.places.get("output", "."))]),
         "traceback": "" if expected else "".join(traceback.format_exception(error))[-4000:],
     }
 
