@@ -22,7 +22,7 @@ REACH = 2  # voxels along each axis
 # Blocks whose sums are taken to be independent, in mm: longer than fibres keep their direction by chance.
 BLOCK_MM = 16.0
 # How many standard errors the best frame must be ahead of the next.
-CLEAR = 4.0
+CLEAR = 3.0
 FEWEST_VOXELS, FEWEST_BLOCKS = 200, 8
 
 
@@ -40,7 +40,7 @@ class FrameCheck:
 
     Attributes
     ----------
-    verdict : ``right`` or ``wrong`` if one frame is ahead of all others by four standard errors, else ``unclear``.
+    verdict : ``right`` or ``wrong`` if one frame is ahead of all others by three standard errors, else ``unclear``.
     candidates : (24, 3, 3), matrices that could be applied to b-vectors in the frame of BIDS, the first one as given.
         The other 24 of 48 are these times -1, which no diffusion image can tell apart.
     continuity : (24,), of what leaves voxels along their fibres, the part that meets the same fibre, 0 to 1.
@@ -64,7 +64,8 @@ class FrameCheck:
     @property
     def correction(self) -> Float64:
         """(3, 3) matrix to apply to b-vectors as given, in the frame of BIDS, to have the best frame."""
-        return self.candidates[self.best]
+        found: Float64 = self.candidates[self.best]
+        return found
 
 
 def frames() -> Float64:
@@ -217,10 +218,12 @@ def _message(verdict: Verdict, correction: Float64, numbers: str, to_world: Floa
             f"({numbers}). Look at the colour map: left-right red, front-back green, up-down blue."
         )
     wrong = correction.T
+    cause, cure = _explained(wrong, to_world)
+    cure = cure or f"write the b-vectors' rows as {_rows(correction)}"
     return (
         f"{unit}: expected b-vectors in the frame of BIDS (voxel axes, x negated where the affine's determinant is "
-        f"positive), found that {describe_frame(wrong)}{_explained(wrong, to_world)} ({numbers}). Convert the "
-        f"scanner's files again, or write the b-vectors' rows as {_rows(correction)}."
+        f"positive), found that {describe_frame(wrong)}{cause} ({numbers}). Convert the scanner's files again, or "
+        f"{cure}."
     )
 
 
@@ -247,8 +250,11 @@ def _rows(matrix: Float64) -> str:
     return ", ".join(("-" if row.sum() < 0 else "") + AXES[int(np.argmax(np.abs(row)))] for row in signed)
 
 
-def _explained(wrong: Float64, to_world: Float64) -> str:
-    """Say which known mistake turns b-vectors by this matrix for an image with this affine."""
+def _explained(wrong: Float64, to_world: Float64) -> tuple[str, str]:
+    """Say which known mistake turns b-vectors by this matrix for an image with this affine, and what mends it.
+
+    Empty where none does, or where exchanging and negating rows mends it all the same.
+    """
     flip = np.diag([-1.0, 1.0, 1.0])
     known = (
         (to_world, "they look as if they were in RAS+ and not in the BIDS frame"),
@@ -262,8 +268,10 @@ def _explained(wrong: Float64, to_world: Float64) -> str:
     for matrix, words in known:
         nearest = _nearest_frame(matrix)
         if np.allclose(nearest, wrong) or np.allclose(nearest, -wrong):
-            return ": " + words
-    return ""
+            # An oblique image: what is left after exchanging and negating is a rotation by its obliqueness.
+            oblique = not np.allclose(nearest, matrix, atol=1e-3)
+            return ": " + words, "turn them by the image's affine, to the last degree" if oblique else ""
+    return "", ""
 
 
 def _nearest_frame(matrix: Float64) -> Float64:
@@ -271,4 +279,5 @@ def _nearest_frame(matrix: Float64) -> Float64:
     candidates = frames()
     overlaps: npt.NDArray[Any] = np.einsum("cij,ij->c", candidates, matrix)
     best = int(np.argmax(np.abs(overlaps)))
-    return candidates[best] * np.sign(overlaps[best])
+    found: Float64 = candidates[best] * np.sign(overlaps[best])
+    return found
