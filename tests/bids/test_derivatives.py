@@ -32,7 +32,7 @@ def test_dataset_description__leaves_out_what_is_not_known() -> None:
 
 def test_bidsignore__covers_the_output_folder() -> None:
     ignored = BIDSIGNORE.splitlines()
-    assert all(re.fullmatch(r"[a-z.]+/?", line) for line in ignored)
+    assert all(re.fullmatch(r"(\*\*/\*_)?[a-z._]+/?", line) for line in ignored)
     assert {"stacks/", "fits/", "stats/", "results/", "tables/", "study.json", "report.html"} <= set(ignored)
 
 

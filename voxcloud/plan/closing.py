@@ -77,7 +77,7 @@ def closing_units(
         places=context.places(study_file=str(loaded.path)),
         upstream=tuple(unit.key for unit in made),
         outputs=("results/summary.json", "results/cohort.json"),
-        projected_mem=SLACK_BYTES,
+        projected_mem=2 * SLACK_BYTES,
         expected_s=1.0,
     )
     template = loaded.resolve(study.template) if study.template else None
