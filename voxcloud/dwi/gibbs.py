@@ -32,7 +32,7 @@ def unring(data: npt.ArrayLike, *, slice_axis: int = 2, partial_fourier: float =
 
     A slice I is split by ``G_x = (1 + cos k_y) / ((1 + cos k_x) + (1 + cos k_y))`` and ``G_y = 1 - G_x`` in k-space:
     what rings along x is in I_x = G_x I, what rings along y in I_y. Each line of I_x is shifted along x by
-    ``s = j / 41`` voxels, j = -20 ... 20, by its Fourier series. In each voxel the shift is taken under which the
+    ``s = j / 40`` voxels, j = -20 ... 20, by its Fourier series. In each voxel the shift is taken under which the
     smaller of
 
     ``sum_(k = 1..3) |I_s(x + k) - I_s(x + k + 1)|`` and ``sum_(k = 1..3) |I_s(x - k) - I_s(x - k - 1)|``
@@ -156,7 +156,7 @@ def _shifts(many: int) -> tuple[Float64, npt.NDArray[np.int64], Float64]:
     Weights are the least-squares ones over all frequencies of the voxel grid, which fill a quarter of the fine grid's.
     """
     steps = np.array([0, *(sign * j for j in range(1, many + 1) for sign in (1, -1))])
-    shifts = steps / (2 * many + 1)
+    shifts = steps / (2 * many)
     places = shifts * OVERSAMPLED
     first = np.floor(places).astype(np.int64) - (TAPS // 2 - 1)
     k = np.linspace(0.0, np.pi / OVERSAMPLED, FREQUENCIES)[:, None]
