@@ -130,6 +130,9 @@ class _Likeness:
         still, moves = averaged(fixed, fixed_affine, SEARCH_MM), averaged(moving, moving_affine, SEARCH_MM)
         share, _ = averaged(mask, fixed_affine, SEARCH_MM)
         self._images = (*still, *moves, share >= 0.5)
+        # Coarser images than the search's own grid stay as they are, and so does what interpolation can tell.
+        sizes = [np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).max() for _, affine in (still, moves)]
+        self._voxel_mm = max(SEARCH_MM, *(float(size) for size in sizes))
         self._start = np.asarray(start, dtype=np.float64)
         self._at_start = self._of(self._start)
 
@@ -142,7 +145,7 @@ class _Likeness:
             return True
         _, affine, _, _, mask = self._images
         moved, _ = displacement_mm(matrix @ np.linalg.inv(self._start), self._start @ affine, mask.shape, mask)
-        return not (moved <= SEARCH_MM or self._of(matrix) > self._at_start)
+        return not (moved <= self._voxel_mm or self._of(matrix) > self._at_start)
 
     def checked(self, matrix: Float64) -> Float64:
         """Return what the search found, or what the relation of intensities finds where the search got lost."""
