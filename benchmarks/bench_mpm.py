@@ -125,7 +125,7 @@ def measure_floor(watch: Stopwatch, n: int) -> None:
     """What no program can avoid."""
     from numba import njit
 
-    from voxcloud.qmri.elementary import FUSED, log
+    from voxcloud.elementary import FUSED, log
 
     @njit(**(FUSED | {"cache": False}))
     def logarithms(images, total):  # type: ignore[no-untyped-def]

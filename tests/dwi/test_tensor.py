@@ -11,13 +11,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from voxcloud.dwi import tensor_elementary
 from voxcloud.dwi.lanes import LANES
 from voxcloud.dwi.tensor import TensorFit, fit_tensor
 from voxcloud.dwi.tensor_design import GradientError
 from voxcloud.dwi.tensor_kernel import eigen
 from voxcloud.errors import ImageError
-from voxcloud.qmri import elementary
 
 ELEMENTS = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))
 FIELDS = ("tensor", "s0", "eigenvalues", "direction", "fa", "md", "ad", "rd", "negatives")
@@ -309,10 +307,3 @@ def test_eigen__agrees_with_lapack(kind: str) -> None:
     )
     back = np.einsum("an,ain,ajn->nij", work[:3], vectors, vectors)
     np.testing.assert_allclose(back, matrices, atol=1e-14 * scale)
-
-
-def test_elementary__is_that_of_quantitative_maps() -> None:
-    values = np.random.default_rng(1).uniform(-30, 30, 1000)
-    for value in values:
-        assert tensor_elementary.exp(value) == elementary.exp(value)
-        assert tensor_elementary.log(np.exp(value)) == elementary.log(np.exp(value))

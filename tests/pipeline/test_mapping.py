@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,14 @@ import numpy as np
 import pytest
 import yaml
 
-from voxcloud.errors import PlanError, StudyFileError
+from voxcloud.bids.acquisitions import MpmSession
+from voxcloud.errors import ImageError, PlanError, StudyFileError
+from voxcloud.pipeline.mapping.step import spoiling_warnings
 from voxcloud.pipeline.study import RunOptions, StudyOutcome, plan_study, run_study
 from voxcloud.pipeline.validating import validate_study
 from voxcloud.plan.sessions import SessionChoice
+from voxcloud.qmri.protocol import Excitation
+from voxcloud.qmri.spoiling import spoiling_coefficients
 from voxcloud.testing.raw import tiny_raw
 
 GOLDEN = Path(__file__).parent / "mapping_outputs.txt"
@@ -163,13 +169,32 @@ def test_run_study__a_changed_setting_makes_maps_anew_and_says_why(done: RawStud
     assert set(done.run().computed) == {"mpm-maps/sub-01_ses-1", "mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
 
 
-def test_run_study__a_new_session_recomputes_only_itself_and_the_cohorts_page(done: RawStudy) -> None:
-    for folder in (done.folder / "sub-01" / "ses-2", done.output / "sub-01" / "ses-2"):
-        shutil.move(folder, folder.with_name("kept") if folder.parent.parent == done.folder else folder)
-    moved = done.folder / "sub-01" / "kept"
-    done.run()
-    moved.rename(moved.with_name("ses-2"))
-    assert set(done.run().computed) <= {"mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
+def test_run_study__a_new_session_computes_only_itself_and_the_cohorts_page(raw: RawStudy, tmp_path: Path) -> None:
+    second = raw.folder / "sub-01" / "ses-2"
+    second.rename(tmp_path / "later")
+    assert set(raw.run().computed) == {"mpm-maps/sub-01_ses-1", "mpm-qc/cohort"}
+    (tmp_path / "later").rename(second)
+    assert set(raw.run().computed) == {"mpm-maps/sub-01_ses-2", "mpm-qc/cohort"}
+
+
+def test_run_study__names_maps_of_a_session_that_is_gone_and_of_images_that_are(done: RawStudy) -> None:
+    for path in done.images("sub-01_ses-1_*mt-on*"):
+        path.unlink()
+    shutil.rmtree(done.folder / "sub-01" / "ses-2")
+    assert set(done.run().leftovers) == {
+        "sub-01/ses-2",
+        *(
+            f"sub-01/ses-1/anat/sub-01_ses-1_{name}.{kind}"
+            for name in ("MTsat", "desc-error_MTsat")
+            for kind in ("json", "nii.gz")
+        ),
+    }
+
+
+def test_run_study__maps_of_a_session_that_cannot_be_read_or_was_not_chosen_are_no_leftovers(done: RawStudy) -> None:
+    assert done.run(sessions=SessionChoice((), ("1",))).leftovers == ()
+    done.images("sub-01_ses-2_*echo-1_flip-2*MPM.json")[0].unlink()
+    assert done.run().leftovers == ()
 
 
 @pytest.mark.parametrize("engine", ["threads", pytest.param("local", marks=pytest.mark.slow)])
@@ -233,8 +258,8 @@ def test_bad_input__echo_times_in_milliseconds(raw: RawStudy) -> None:
 def test_bad_input__an_echo_lost_at_the_end_of_one_session_is_a_warning(raw: RawStudy) -> None:
     for path in raw.images("sub-01_ses-2_*echo-8_flip-2*MPM*"):
         path.unlink()
-    warnings = plan_study(raw.file).plan.warnings
-    assert any("sub-01: sessions differ in the number of echoes of T1w" in text for text in warnings), warnings
+    told = plan_study(raw.file).plan.warnings
+    assert any("sub-01: sessions differ in the number of echoes of T1w" in text for text in told), told
 
 
 @pytest.mark.slow
@@ -279,7 +304,7 @@ def test_bad_input__echoes_of_two_sizes(raw: RawStudy) -> None:
     path = raw.images("sub-01_ses-1_*echo-3_flip-2*MPM.nii.gz")[0]
     image = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[:-1], image.affine), path)
-    failing(raw, "echo-3")
+    assert "one size" in failing(raw, "echo-3")
 
 
 @pytest.mark.slow
@@ -330,7 +355,36 @@ def test_bad_input__unknown_voxels_stay_unknown_and_in_their_place(raw: RawStudy
 
 
 @pytest.mark.slow
-def test_spoiling__a_correction_that_leaves_much_is_refused_and_one_without_b1_told(raw: RawStudy) -> None:
+def test_quality__a_session_of_few_echoes(raw: RawStudy) -> None:
+    for echo in range(5, 9):
+        for path in raw.images(f"sub-01_ses-1_*echo-{echo}_*MPM*"):
+            path.unlink()
+    assert not raw.run(sessions=SessionChoice((), ("1",))).failed
+    found = raw.quality("1")
+    assert any("4 echoes" in text for text in found["warnings"])
+    assert all(value > 0 for value in found["motion_degradation"].values())
+
+
+@pytest.mark.parametrize(("angles_deg", "left"), [((6, 21), None), ((12, 50), "1.3 %"), ((20, 50), "refused")])
+def test_spoiling__tells_what_the_correction_leaves_and_refuses_much(
+    angles_deg: tuple[float, float], left: str | None
+) -> None:
+    pdw, t1w = (Excitation(name, math.radians(a), 0.02) for name, a in zip(("PDw", "T1w"), angles_deg, strict=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        record = {"spoiling": spoiling_coefficients(pdw, t1w).describe()}
+    session = MpmSession("01", "2", {})
+    if left == "refused":
+        with pytest.raises(ImageError, match=r"sub-01_ses-2: .* up to 71.0 % with this protocol"):
+            spoiling_warnings(session, {"spoiling": {}}, record)
+    else:
+        found = spoiling_warnings(session, {"spoiling": {}}, record)
+        assert len(found) == (left is not None)
+        assert all(f"up to {left}" in text for text in found)
+
+
+@pytest.mark.slow
+def test_spoiling__is_told_where_it_needs_a_b1_map_that_is_not_there(raw: RawStudy) -> None:
     raw.change(mpm={"registration": "none", "spoiling": {}, "missing_b1": "semi-quantitative"})
     for path in raw.images("sub-01_ses-1_*TB1AFI*"):
         path.unlink()

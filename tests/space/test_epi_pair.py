@@ -108,6 +108,7 @@ def test_field_from_pair__each_direction_and_axis(simulate: Simulated) -> None:
         found = field_from_pair(turned[0], turned[1], sizes, direction, READOUT_S)  # type: ignore[arg-type]
         error = error_voxels(found, np.swapaxes(moved, 1, axis), np.swapaxes(brain, 1, axis))
         assert np.median(error) < 0.05
+        assert found.doubt == ""
         assert found.corrected.shape == turned[0].shape
 
 
@@ -115,6 +116,7 @@ def test_field_from_pair__undistorted_images_have_no_field(simulate: Simulated) 
     positive, _, _, brain = simulate(0.0, 0.0)
     with pytest.warns(UserWarning, match=NOT_BETTER):
         pair = field_from_pair(positive, positive.copy(), (3, 3, 3), "j", READOUT_S)
+    assert NOT_BETTER in pair.doubt
     assert np.abs(pair.field_hz).max() < 1e-6
     np.testing.assert_allclose(pair.corrected[brain], positive[brain], rtol=1e-5)
 

@@ -3,7 +3,7 @@
 nibabel reads the header; the voxels are read here, for two reasons. A masked read needs a tenth of a brain image and
 no float64 copy of all of it. And a volume deep inside a 4D ``.nii.gz`` can only be reached by decompressing everything
 before it: reading k = 0 ... n-1 one after the other would decompress the file n/2 times, so the place in the
-compressed stream is kept between calls and a forward read goes on from there. ISA-L decompresses twice as fast as zlib.
+compressed stream is kept between calls and a forward read goes on from there. ISA-L decompresses faster than zlib.
 """
 
 from __future__ import annotations

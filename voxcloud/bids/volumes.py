@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
 
-from voxcloud.bids.nifti import open_nifti, read_volume
+from voxcloud.bids.nifti import SAME_PLACE_MM, corner_distance, open_nifti, read_volume
 from voxcloud.errors import ImageError
 
 GZIP = 31  # window bits for a gzip wrapper; it holds no time, so equal voxels give equal bytes
@@ -34,14 +34,11 @@ class Volume:
         (4, 4), voxel to RAS+ mm.
     path
         Where it came from.
-    ceiling
-        Largest value that the file's data type can hold; None for floats.
     """
 
     values: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
     path: str
-    ceiling: float | None
 
     @property
     def voxel_mm(self) -> npt.NDArray[np.float64]:
@@ -62,9 +59,6 @@ def load_volume(path: str | Path, volume: int | None = None) -> Volume:
         wanted = "one volume" if volume is None else f"at least {volume + 1} volumes"
         raise ImageError(f"{path}: expected {wanted}, found {nifti.n_volumes}. Check the file.")
     stored = read_volume(nifti, volume or 0)
-    ceiling = None
-    if stored.dtype.kind in "iu":
-        ceiling = float(np.iinfo(stored.dtype).max) * nifti.slope + nifti.intercept
     if nifti.scaled or stored.dtype.kind == "f":
         values = stored.astype(np.float32)
         if nifti.scaled:
@@ -72,15 +66,40 @@ def load_volume(path: str | Path, volume: int | None = None) -> Volume:
             values += np.float32(nifti.intercept)
     else:
         values = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return Volume(values.reshape(nifti.shape, order="F"), nifti.affine, str(path), ceiling)
+    return Volume(values.reshape(nifti.shape, order="F"), nifti.affine, str(path))
+
+
+def load_alike(images: Iterable[tuple[str, int | None]]) -> list[Volume]:
+    """Read images that belong together: (path, volume or None) of each.
+
+    Raises
+    ------
+    ImageError
+        If one cannot be read, or they are not of one size in one place.
+    """
+    volumes = [load_volume(path, volume) for path, volume in images]
+    first = volumes[0]
+    for volume in volumes[1:]:
+        same = volume.values.shape == first.values.shape
+        apart = corner_distance(first.affine, volume.affine, first.values.shape) if same else 0.0
+        if not same or apart > SAME_PLACE_MM:
+            raise ImageError(
+                f"expected images of one size in one place, found {first.values.shape} ({first.path}) and "
+                f"{volume.values.shape}, corners {apart:.3g} mm apart ({volume.path}). Convert them again."
+            )
+    return volumes
 
 
 def volume_bytes(values: npt.NDArray[Any], affine: npt.NDArray[np.float64], description: str) -> bytes:
-    """Return a 3-D float32 image in scanner space as ``.nii.gz`` bytes; equal numbers give equal bytes."""
+    """Return a float32 image (x, y, z) or (x, y, z, volume) in scanner space as ``.nii.gz`` bytes.
+
+    Equal numbers give equal bytes, NaN too: which of the many NaN a computation gives depends on the order of operands
+    that a compiler chose, so that code from its cache may give another than code just compiled.
+    """
     header = nib.Nifti1Header(endianness="<")
     header.set_data_dtype(np.float32)
     header.set_data_shape(values.shape)
-    header.set_zooms(np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+    header.set_zooms([*np.sqrt((affine[:3, :3] ** 2).sum(axis=0)), *[1.0] * (values.ndim - 3)])
     header.set_sform(affine, SCANNER_CODE)
     try:
         header.set_qform(affine, SCANNER_CODE, strip_shears=False)
@@ -92,9 +111,12 @@ def volume_bytes(values: npt.NDArray[Any], affine: npt.NDArray[np.float64], desc
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     squeeze = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, GZIP)
-    start = squeeze.compress(bytes(header.binaryblock) + bytes(4))
-    voxels = squeeze.compress(values.astype("<f4", copy=False).reshape(-1, order="F").data.cast("B"))
-    return bytes(start + voxels + squeeze.flush())
+    parts = [squeeze.compress(bytes(header.binaryblock) + bytes(4))]
+    for volume in np.moveaxis(values.reshape(*values.shape[:3], -1), 3, 0):
+        stored = volume.reshape(-1, order="F").astype("<f4")
+        stored[np.isnan(stored)] = np.nan
+        parts.append(squeeze.compress(stored.data.cast("B")))
+    return b"".join([*parts, squeeze.flush()])
 
 
 def sidecar_bytes(tree: Mapping[str, Any]) -> bytes:

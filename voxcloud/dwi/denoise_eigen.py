@@ -16,7 +16,6 @@ import numpy as np
 from numba import njit
 
 from voxcloud.dwi.lanes import (
-    FUSED,
     LANES,
     add,
     divide,
@@ -30,6 +29,7 @@ from voxcloud.dwi.lanes import (
     subtract,
     where_positive,
 )
+from voxcloud.elementary import FUSED
 
 EPSILON = 2.0**-52
 # QL takes 1.7 sweeps per eigenvalue on average; this many have never been seen to be needed.

@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from voxcloud.dwi.denoise_eigen import diagonalise, reflect, tridiagonalise, turn_back
-from voxcloud.dwi.lanes import FUSED, LANES, add, fma, load, spread, store
+from voxcloud.dwi.lanes import LANES, add, fma, load, spread, store
+from voxcloud.elementary import FUSED
 
 ROWS = 4
 # Rotations take about n^2; sweeps 1.7 n to 2 n.

@@ -9,7 +9,6 @@ from numba import njit
 from numba.core import cgutils
 
 from voxcloud.dwi.lanes import (
-    FUSED,
     LANES,
     VECTOR,
     add,
@@ -23,6 +22,7 @@ from voxcloud.dwi.lanes import (
     store,
     subtract,
 )
+from voxcloud.elementary import FUSED
 
 OVERSAMPLED = 4  # points per voxel that come from the Fourier transform
 TAPS = 8  # of those that make a value between them

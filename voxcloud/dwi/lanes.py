@@ -14,9 +14,6 @@ from numba import extending, types
 from numba.core import cgutils
 
 LANES = 8
-# contract: a * b + c may be rounded once. No loop of ours is one over voxels, so that every voxel meets the same
-# instructions, whatever its lane.
-FUSED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 ir: Any = cgutils.ir  # type: ignore[attr-defined]  # llvmlite, the version that numba was built for
 VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 ALIGNMENT = 8

@@ -10,7 +10,6 @@ import numpy as np
 from numba import njit
 
 from voxcloud.dwi.lanes import (
-    FUSED,
     LANES,
     add,
     divide,
@@ -24,7 +23,7 @@ from voxcloud.dwi.lanes import (
     subtract,
     where_positive,
 )
-from voxcloud.dwi.tensor_elementary import exp, log
+from voxcloud.elementary import FUSED, exp, log
 
 GROUPS = 8
 TILE = GROUPS * LANES

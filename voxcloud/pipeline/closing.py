@@ -6,8 +6,9 @@ import datetime
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from voxcloud.bids.images import MaskGrid
@@ -16,7 +17,7 @@ from voxcloud.pipeline.run import RunOutcome
 from voxcloud.plan import units as make
 from voxcloud.plan.build import StudyPlan
 from voxcloud.plan.closing import closing_units
-from voxcloud.plan.sessions import MAPS_STEP, qc_unit
+from voxcloud.plan.sessions import MAPS_STEP, QC_ENDING, qc_unit
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.store import Store
 
@@ -101,7 +102,23 @@ def leftovers(plan: StudyPlan, store: Store) -> tuple[str, ...]:
             unasked = next((f for f in _folders(path) if "/" in f and f not in kept), path)
             stem, ends, _ = unasked.partition(MAP_ENDS)
             found[f"{stem}{ends}*" if ends and stem not in maps else unasked] = None
+    if plan.loaded.study.mpm is not None:
+        found |= dict.fromkeys(_maps_left(plan, store, planned, kept))
     return tuple(found)
+
+
+def _maps_left(plan: StudyPlan, store: Store, planned: set[str], kept: set[str]) -> Iterator[str]:
+    """Yield maps of sessions that are gone, and those that a session has no images for any more.
+
+    Sessions that cannot be read today, or were not chosen, keep theirs.
+    """
+    not_chosen = (PurePosixPath(path).name.removesuffix(QC_ENDING) for path in plan.sessions.others)
+    waiting = (*plan.sessions.problems, *not_chosen)
+    kept = kept | {folder for who in waiting for folder in _folders(f"{who.replace('_ses-', '/ses-')}/")}
+    names = tuple(f"{who}_" for who in waiting)
+    for path in store.list(""):
+        if path.startswith("sub-") and path not in planned and not PurePosixPath(path).name.startswith(names):
+            yield next((folder for folder in _folders(path) if folder not in kept), path)
 
 
 def _folders(path: str) -> list[str]:

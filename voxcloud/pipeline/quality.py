@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 from voxcloud.errors import CorruptStoreError
-from voxcloud.plan.sessions import QC_PAGE, QC_TABLES
+from voxcloud.plan.sessions import QC_PAGE, QC_TABLES, TOLD
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.report.qc_cohort import cohort_page, cohort_table, find_outliers
 from voxcloud.report.tables import cell
 from voxcloud.storage.store import Store
 
-LOG = logging.getLogger(__name__)
-
 
 def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Write the cohort's page on quality and its table; sessions that failed are named first."""
     told = unit.places["told"]
-    if digest_json(told) != unit.inputs["told"]:
+    if digest_json(told) != unit.inputs[TOLD]:
         raise CorruptStoreError(f"{unit.key}: what the run told of failures was changed since. Run the study again.")
     sessions = [json.loads(store.read_bytes(path)) for path in unit.places["sessions"]]
     sessions.sort(key=lambda qc: (qc["participant_id"], qc["session_id"]))

@@ -27,6 +27,8 @@ QC_STEP = "mpm-qc"
 QC_PAGE = "qc.html"
 QC_TABLES = ("tables/qc_mpm.tsv", "tables/qc_mpm.json")
 QC_ENDING = "_desc-mpm_qc.json"
+# What the page tells beside the sessions' own numbers; plan says of it that it "changed".
+TOLD = "what failed and warnings"
 
 # Memory of a session (tests/pipeline/test_memory.py holds it to this): libraries and compiled kernels; registration, a
 # process beside it; a float32 of every echo in the head; and the largest of one contrast's spline coefficients with its
@@ -237,10 +239,9 @@ def _made_otherwise(store: Store, units: Sequence[WorkUnit], others: Mapping[str
     for unit in units:
         session, now = unit.params["session"], how_made(unit)
         sentences = [
-            f"{unit.name}: expected {key} as in {session_stem(session['participant_id'], other)}, "
-            f"{made.get(key)!r}, found "
-            f"{now[key]!r}: the difference would look like change over time. Make all sessions of the participant "
-            "alike: run without choosing sessions."
+            f"{unit.name}: expected {key} as in {session_stem(session['participant_id'], other)}, {made.get(key)!r}, "
+            f"found {now[key]!r}: the difference would look like change over time. Make all sessions of the "
+            "participant alike: run without choosing sessions."
             for other, made in before.get(session["participant_id"], {}).items()
             for key in now
             if made.get(key) != now[key]
@@ -292,7 +293,7 @@ def qc_unit(loaded: LoadedStudy, store_url: str, plan: SessionPlan, failed: Mapp
         step=QC_STEP,
         name="cohort",
         params={"study": loaded.study.name},
-        inputs={unit.key: unit.fingerprint for unit in made} | dict(plan.others) | {"told": digest_json(told)},
+        inputs={unit.key: unit.fingerprint for unit in made} | dict(plan.others) | {TOLD: digest_json(told)},
         places={
             "output": store_url,
             "sessions": [next(p for p in unit.outputs if p.endswith(QC_ENDING)) for unit in made] + list(plan.others),

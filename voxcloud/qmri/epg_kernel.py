@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from voxcloud.qmri.elementary import STRICT
+from voxcloud.elementary import STRICT
 
 
 @njit(**STRICT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from voxcloud.qmri.elementary import FUSED, exp, log
+from voxcloud.elementary import FUSED, exp, log
 
 # Voxels at a time: 22 logarithms of each and their sums stay in the first caches.
 TILE = 128

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from voxcloud.qmri.elementary import STRICT, tan
+from voxcloud.elementary import STRICT, tan
 
 PERCENT_UNITS = 100.0
 PER_MS = 1e-3

@@ -53,11 +53,13 @@ class EpiPair:
     corrected : (x, y, z) float32, mean of both images unwarped and scaled by their Jacobian determinants.
     report : plain values (JSON): correlation before and after within the head, displacement in voxels (percentiles),
         least Jacobian determinant, gain between the images, steps and misfit per level, what was ignored.
+    doubt : why the field may be wrong, a sentence; empty if nothing speaks against it.
     """
 
     field_hz: npt.NDArray[np.float32]
     corrected: npt.NDArray[np.float32]
     report: dict[str, Any]
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def field_from_pair(
     first, second = np.empty(plus.shape), np.empty(plus.shape)
     kernels.correct(_spline(plus), u, 1.0, first)
     kernels.correct(_spline(minus), u, -1.0, second)
-    report = _compare(plus, minus, first, second, moved, name) | {
+    report = _compare(plus, minus, first, second, moved) | {
         "least_jacobian": float(1.0 - np.abs(np.diff(u, axis=2)).max()),
         "gain": gain,
         "stiffness": stiffness,
@@ -151,8 +153,11 @@ def field_from_pair(
         "levels": steps,
         "ignored": "movement between the two images",
     }
+    doubt = _doubt(report)
+    if doubt:
+        warnings.warn(f"{name}: {doubt}", UserWarning, stacklevel=2)
     field = phase.sign * moved / readout_s
-    return EpiPair(_back(field, phase.axis), _back(0.5 * (first + second), phase.axis), report)
+    return EpiPair(_back(field, phase.axis), _back(0.5 * (first + second), phase.axis), report, doubt)
 
 
 def _back(values: Float64, axis: int) -> npt.NDArray[np.float32]:
@@ -295,22 +300,23 @@ def _spline(values: Float64) -> Float64:
     return coefficients
 
 
-def _compare(
-    plus: Float64, minus: Float64, first: Float64, second: Float64, moved: Float64, name: str
-) -> dict[str, Any]:
+def _compare(plus: Float64, minus: Float64, first: Float64, second: Float64, moved: Float64) -> dict[str, Any]:
     mean = first + second
     head = mean > threshold_otsu(np.clip(mean, 0.0, np.percentile(mean, 99.5)))
     before, after = (float(np.corrcoef(a[head], b[head])[0, 1]) for a, b in ((plus, minus), (first, second)))
     low, middle, high = (float(p) for p in np.percentile(moved[head], (1, 50, 99)))
-    if not after > before + LEAST_BETTER:
-        warnings.warn(
-            f"{name}: {NOT_BETTER} (correlation {before:.4f} before, {after:.4f} after). Check that they have opposite "
-            "phase encoding and that the axis is right.",
-            UserWarning,
-            stacklevel=3,
-        )
     return {
         "correlation_before": before,
         "correlation_after": after,
         "displacement_voxels": {"1": low, "50": middle, "99": high},
     }
+
+
+def _doubt(report: dict[str, Any]) -> str:
+    before, after = report["correlation_before"], report["correlation_after"]
+    if after > before + LEAST_BETTER:
+        return ""
+    return (
+        f"{NOT_BETTER} (correlation {before:.4f} before, {after:.4f} after). Check that they have opposite phase "
+        "encoding and that the axis is right."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.bids.acquisitions import B0Acquisition
-from voxcloud.bids.volumes import Volume, load_volume
+from voxcloud.bids.volumes import Volume, load_alike
 from voxcloud.qmri.fieldmap import field_from_map, field_from_phasediff, field_from_phases
 from voxcloud.space.epi_pair import field_from_pair
 from voxcloud.space.unwarp import resample_field
@@ -27,11 +28,14 @@ class HertzMap:
         (4, 4), voxel to mm.
     record
         How it was made (JSON).
+    warnings
+        Sentences.
     """
 
     hz: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
     record: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
 
 def to_hertz(b0: B0Acquisition, field_strength_t: float) -> HertzMap:
@@ -42,7 +46,8 @@ def to_hertz(b0: B0Acquisition, field_strength_t: float) -> HertzMap:
     ImageError
         If values cannot be in their unit or the images do not fit each other.
     """
-    volumes = {role: load_volume(path) for role, path in b0.images.items()}
+    loaded = load_alike((path, None) for path in b0.images.values())
+    volumes = dict(zip(b0.images, loaded, strict=True))
     if b0.method == "epi":
         return _from_pair(b0, volumes)
     grid = next(v for role, v in volumes.items() if role != "magnitude")
@@ -63,14 +68,17 @@ def to_hertz(b0: B0Acquisition, field_strength_t: float) -> HertzMap:
 
 def _from_pair(b0: B0Acquisition, volumes: dict[str, Volume]) -> HertzMap:
     positive, negative = volumes["positive"], volumes["negative"]
-    found = field_from_pair(
-        positive.values,
-        negative.values,
-        positive.voxel_mm.tolist(),
-        b0.parameters["phase_encoding"],
-        float(b0.parameters["readout_s"]),
-    )
-    return HertzMap(np.asarray(found.field_hz, dtype=np.float32), positive.affine, {"method": "epi", **found.report})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what it doubts is told with the session
+        found = field_from_pair(
+            positive.values,
+            negative.values,
+            positive.voxel_mm.tolist(),
+            b0.parameters["phase_encoding"],
+            float(b0.parameters["readout_s"]),
+        )
+    told = (f"field map from a pair of EPI images: {found.doubt}",) if found.doubt else ()
+    return HertzMap(found.field_hz, positive.affine, {"method": "epi", **found.report}, told)
 
 
 def field_on(hertz: HertzMap, grid: Volume) -> npt.NDArray[np.float32]:

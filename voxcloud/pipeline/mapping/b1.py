@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.bids.acquisitions import B1Acquisition, MpmSession
-from voxcloud.bids.volumes import Volume, load_volume
+from voxcloud.bids.volumes import Volume, load_alike
 from voxcloud.errors import ImageError, VoxcloudError
 from voxcloud.pipeline.mapping.b0 import field_on, to_hertz
 from voxcloud.pipeline.mapping.moves import Move, find_move
@@ -23,8 +22,6 @@ from voxcloud.qmri.seste import T1_AT_3T_S, b1_from_seste
 from voxcloud.space.affine import voxel_to_voxel
 from voxcloud.space.bspline import sample_linear
 from voxcloud.space.unwarp import unwarp_epi
-
-LOG = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -145,15 +142,9 @@ def _check(name: str, b1: B1Acquisition, ratio: _Ratio) -> None:
 def _ratio(b1: B1Acquisition, session: MpmSession, mpm: Mapping[str, Any]) -> _Ratio:
     if b1.method == "SESTE":
         return _seste(b1, session)
-    volumes = {role: load_volume(path) for role, path in b1.images.items()}
-    grid = next(iter(volumes.values()))
-    for volume in volumes.values():
-        if volume.values.shape != grid.values.shape:
-            raise ImageError(
-                f"expected images of one size, found {grid.values.shape} ({grid.path}) and {volume.values.shape} "
-                f"({volume.path}). Convert them again."
-            )
-    data = {role: volume.values for role, volume in volumes.items()}
+    volumes = load_alike((path, None) for path in b1.images.values())
+    grid = volumes[0]
+    data = {role: volume.values for role, volume in zip(b1.images, volumes, strict=True)}
     if b1.method == "TB1map":
         return _ready_made(b1, grid, data)
     angle = float(np.deg2rad(b1.parameters["flip_angle_deg"]))
@@ -200,15 +191,9 @@ def _ready_made(b1: B1Acquisition, grid: Volume, data: Mapping[str, npt.NDArray[
 
 def _seste(b1: B1Acquisition, session: MpmSession) -> _Ratio:
     numbers = sorted(role.removeprefix("se-") for role in b1.images if role.startswith("se-"))
-    spin = [load_volume(b1.images[f"se-{k}"]) for k in numbers]
-    stimulated = [load_volume(b1.images[f"ste-{k}"]) for k in numbers]
+    volumes = load_alike((b1.images[f"{kind}-{k}"], None) for kind in ("se", "ste") for k in numbers)
+    spin, stimulated = volumes[: len(numbers)], volumes[len(numbers) :]
     grid = spin[0]
-    for volume in (*spin, *stimulated):
-        if volume.values.shape != grid.values.shape:
-            raise ImageError(
-                f"expected images of one size, found {grid.values.shape} ({grid.path}) and {volume.values.shape} "
-                f"({volume.path}). Convert them again."
-            )
     parameters = b1.parameters
     found = b1_from_seste(
         np.stack([v.values for v in spin], axis=3),
@@ -239,9 +224,11 @@ def _seste(b1: B1Acquisition, session: MpmSession) -> _Ratio:
         )
     else:
         hertz = to_hertz(b1.b0, strength)
+        warnings += tuple(f"{session.who}, B1 by SESTE: {text}" for text in hertz.warnings)
         on_grid = field_on(hertz, grid)
         # The map is unwarped and not each of its images: interpolated once, and a ratio needs no intensity change.
-        stacked = np.stack([np.nan_to_num(values), np.nan_to_num(sd, nan=1.0), magnitude], axis=3)
+        # What is unknown stays so, with its neighbours along the phase-encode axis.
+        stacked = np.stack([values, sd, magnitude], axis=3)
         moved = unwarp_epi(stacked, on_grid, float(parameters["readout_s"]), parameters["phase_encoding"])
         values, sd, magnitude = (moved[..., i] for i in range(3))
         record = {"unwarped": True, "b0": hertz.record}
@@ -272,8 +259,8 @@ def map_receive(session: MpmSession, signals: SessionSignals, mpm: Mapping[str, 
                 f"{session.who}: expected receive sensitivities (RB1COR) of every contrast, found none for {contrast}. "
                 "Add the pair, or set mpm.receive: none."
             )
-        head, body = load_volume(pair["head"]), load_volume(pair["body"])
         try:
+            head, body = load_alike([(pair["head"], None), (pair["body"], None)])
             sensitivity = receive_sensitivity(head.values, body.values, head.voxel_mm.tolist())
         except VoxcloudError as error:
             raise ImageError(*(f"{session.who}, RB1COR {key}: {text}" for text in error.problems)) from None

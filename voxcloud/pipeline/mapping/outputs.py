@@ -19,16 +19,6 @@ from voxcloud.version import __version__
 
 # In BIDS the amplitude in arbitrary units is M0map; PDmap is what calibration makes of it.
 FILE_NAMES = {"A": "M0map"}
-# What of the scanner changes numbers; compared between the images of a stack (bids.signatures).
-SCANNER_KEYS = (
-    "Manufacturer",
-    "ManufacturersModelName",
-    "MagneticFieldStrength",
-    "ReceiveCoilName",
-    "DistortionCorrection",
-    "NonlinearGradientCorrection",
-    "SoftwareVersions",
-)
 B1_PROSE = "Transmit field B1+: actual over nominal flip angle in percent, as used for the maps."
 
 
@@ -70,13 +60,13 @@ def _every(
 
 
 def _common(unit: WorkUnit, record: Mapping[str, Any]) -> dict[str, Any]:
-    session, scanner = unit.params["session"], unit.params["session"]["scanner"]
+    session = unit.params["session"]
     return {
         "Space": "as PDw was acquired",
         "MissingValue": "NaN: outside the head, or nothing was measured",
         **how_made(unit),
         "B1mapProvided": session["b1"] is not None,
-        **{key: scanner[key] for key in SCANNER_KEYS if key in scanner},
+        **session["scanner"],
         "Settings": record["settings"],
         "ChangedFromPreset": record["changed_from_preset"],
         "Protocol": record["contrasts"],

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import numpy.typing as npt
 
 from voxcloud.bids.acquisitions import MpmSession
-from voxcloud.errors import VoxcloudError
+from voxcloud.errors import MaskError, VoxcloudError
 from voxcloud.pipeline.mapping.b1 import SessionB1
 from voxcloud.pipeline.mapping.outputs import FILE_NAMES
 from voxcloud.pipeline.mapping.signals import SessionSignals
@@ -69,7 +70,7 @@ def session_quality(
         "made": how_made(unit),
         "field_strength_t": session.scanner.get("MagneticFieldStrength"),
         "maps": _maps(maps, masks, record),
-        "motion_degradation": _motion(session, signals, masks),
+        "motion_degradation": _motion(session, signals, masks, record["settings"]),
         "registration": list(record["registration"]),
         "b1": None if b1 is None else b1.record | summarise_b1(b1.values, masks.brain),
         "signal": {
@@ -131,17 +132,29 @@ def _maps(maps: Mapping[str, np.ndarray], masks: _Masks, record: Mapping[str, An
     return found
 
 
-def _motion(session: MpmSession, signals: SessionSignals, masks: _Masks) -> dict[str, float | None]:
-    """Return the motion degradation index of each contrast: SD over white matter of its own R2*."""
+def _motion(
+    session: MpmSession, signals: SessionSignals, masks: _Masks, settings: Mapping[str, Any]
+) -> dict[str, float | None]:
+    """Return the motion degradation index of each contrast: SD over white matter of its own R2*.
+
+    None where too little of white matter has signal.
+    """
     found: dict[str, float | None] = {}
     inside = np.flatnonzero(masks.wm)
     for name, series in session.series.items():
-        if not inside.size:
-            found[name] = None
-            continue
         own = np.ascontiguousarray(signals.signals[name][:, inside])
-        fit = fit_estatics({name: list(own)}, {name: [echo.echo_time_s for echo in series.echoes]})
-        found[name] = motion_degradation(fit.r2star, np.ones(inside.size, dtype=bool))
+        with catch_warnings():
+            simplefilter("ignore", UserWarning)  # of few echoes, which the session has been told of
+            fit = fit_estatics(
+                {name: list(own)},
+                {name: [echo.echo_time_s for echo in series.echoes]},
+                weighted_passes=settings["weighted_passes"],
+                signal_floor=settings["signal_floor"],
+            )
+        try:
+            found[name] = motion_degradation(fit.r2star, np.ones(inside.size, dtype=bool))
+        except MaskError:
+            found[name] = None
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,16 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.bids.acquisitions import CONTRASTS, ContrastName, MpmSession, Series
-from voxcloud.bids.nifti import SAME_PLACE_MM, corner_distance
-from voxcloud.bids.volumes import Volume, load_volume
+from voxcloud.bids.volumes import Volume, load_alike
 from voxcloud.errors import ImageError, MaskError
 from voxcloud.pipeline.mapping.moves import Move, find_move
 from voxcloud.qmri.estatics import SIGNAL_FLOOR
 from voxcloud.space.affine import voxel_to_voxel
 from voxcloud.space.bspline import SplineImages, sample_linear
 from voxcloud.space.head import head_mask
-
-LOG = logging.getLogger(__name__)
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -123,7 +119,7 @@ def gather_signals(
         If a registration failed.
     """
     last = min(series.echoes[-1].echo_time_s for series in session.series.values())
-    pdw, unknown = _read_series(session, session.series["PDw"])
+    pdw, unknown = _read_series(session.series["PDw"])
     fixed = _mean(pdw, session.series["PDw"], last)
     affine, shape = pdw[0].affine, fixed.shape
     try:
@@ -144,7 +140,7 @@ def gather_signals(
         if name == "PDw" or name not in session.series:
             continue
         series = session.series[name]
-        volumes, unknown = _read_series(session, series)
+        volumes, unknown = _read_series(series)
         moving = _mean(volumes, series, last)
         move = find_move(f"{session.who}, {name} to PDw", fixed, affine, moving, volumes[0].affine, head, registration)
         to_series = voxel_to_voxel(affine, move.matrix, volumes[0].affine)
@@ -175,21 +171,12 @@ def gather_signals(
     )
 
 
-def _read_series(session: MpmSession, series: Series) -> tuple[list[Volume], npt.NDArray[np.bool_] | None]:
+def _read_series(series: Series) -> tuple[list[Volume], npt.NDArray[np.bool_] | None]:
     """Read the echoes of a series, see that they lie on one grid, and return where any of them is not finite.
 
     What is not finite is 0 in the images, because a spline would spread it; None where everything is.
     """
-    volumes = [load_volume(echo.path, echo.volume) for echo in series.echoes]
-    first = volumes[0]
-    for volume in volumes[1:]:
-        apart = corner_distance(first.affine, volume.affine, first.values.shape)
-        if volume.values.shape != first.values.shape or apart > SAME_PLACE_MM:
-            raise ImageError(
-                f"{session.who}, {series.contrast}: expected all echoes on one grid, found {first.values.shape} in "
-                f"{first.path} and {volume.values.shape}, corners {apart:.3g} mm apart, in {volume.path}. Convert the "
-                "series again."
-            )
+    volumes = load_alike((echo.path, echo.volume) for echo in series.echoes)
     unknown: npt.NDArray[np.bool_] | None = None
     for volume in volumes:
         if volume.values.dtype.kind == "f" and not np.isfinite(volume.values).all():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import time
 import warnings
 from collections.abc import Mapping
@@ -27,8 +26,6 @@ from voxcloud.qmri.presets import PRESETS, Preset
 from voxcloud.qmri.protocol import SeriesProtocol
 from voxcloud.qmri.spoiling import SpoilingCoefficients, spoiling_coefficients
 from voxcloud.storage.store import Store, file_digest
-
-LOG = logging.getLogger(__name__)
 
 # Voxels at a time: signals, maps and what lies between stay in the processor's cache.
 BLOCK_VOXELS = 1 << 16
@@ -75,13 +72,14 @@ def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str
     receive = map_receive(session, signals, mpm)
     phases.end("fields")
     maps, record = make_maps(session, mpm, signals, b1, receive)
+    told = spoiling_warnings(session, mpm, record)
     _refuse_implausible(session, maps, record)
     phases.end("maps")
     moves = [*signals.moves.values(), *([b1.move] if b1 is not None and b1.move is not None else [])]
     record |= {
         "registration": [move.record for move in moves],
         "b1_map": None if b1 is None else b1.record,
-        "warnings": spoiling_warnings(session, mpm, record),
+        "warnings": told,
     }
     quality, page, tissue_cpu_s = session_quality(unit, session, signals, maps, b1, record)
     phases.end("quality")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-# contract: a * b + c may be rounded once. The callers' loops over tiles have one length, so that every voxel meets the
+# contract: a * b + c may be rounded once. For loops over tiles or lanes of one length, so that every voxel meets the
 # same instructions, wherever in a block it is.
 FUSED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 # For loops of any length, whose last voxels meet other instructions than the others: those must round alike.

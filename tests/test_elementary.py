@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from voxcloud.qmri import elementary
+from voxcloud import elementary
 
 pytestmark = pytest.mark.skipif(
     np.finfo(np.longdouble).nmant < 60, reason="needs an extended precision to compare with"
