@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from voxcloud.pipeline.study import RunOptions
-from voxcloud.plan.sessions import SessionChoice
+from voxcloud.plan.modality import SessionChoice
 
 
 class FlowOptions(BaseModel):

@@ -17,7 +17,7 @@ from voxcloud.config.load import load_study
 from voxcloud.errors import StudyFileError, UnitFailedError
 from voxcloud.pipeline.engines import Engine, usable_share
 from voxcloud.pipeline.study import run_study
-from voxcloud.plan.sessions import MAPS_STEP
+from voxcloud.plan.sessions import MAPS_STEPS, modalities
 
 # Sessions that are tasks of their own: Prefect's server and its pages are made for hundreds of tasks a run. Those
 # beyond run all the same, and the artifacts count them.
@@ -56,7 +56,7 @@ class WatchedEngine:
 
     def submit(self, function: Callable[..., Any], *args: Any, key: str, memory: int) -> Future[Any]:
         """Submit one unit; the future holds the engine's own answer, whatever Prefect makes of its task."""
-        if not key.startswith(f"{MAPS_STEP}/") or self.tasks >= MOST_TASKS:
+        if key.partition("/")[0] not in MAPS_STEPS or self.tasks >= MOST_TASKS:
             return self.engine.submit(function, *args, key=key, memory=memory)
         self.tasks += 1
         found: Future[Any] = Future()
@@ -92,8 +92,10 @@ def preprocess_participants(study: str, options: FlowOptions = FlowOptions()) ->
             The other sessions were made, and the page on quality tells what is missing.
     """
     loaded = load_study(Path(study))
-    if loaded.study.mpm is None:
-        raise StudyFileError(f"{study}: expected `bids` and `mpm`, from which maps are made, found neither. Add them.")
+    if not modalities(loaded):
+        raise StudyFileError(
+            f"{study}: expected `bids` with `mpm` or `dwi`, from which maps are made, found neither. Add them."
+        )
     # Group models are the work of other flows.
     loaded = replace(loaded, study=loaded.study.model_copy(update={"models": ()}))
     name = loaded.study.name

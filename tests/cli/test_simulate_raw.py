@@ -25,6 +25,9 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         (("--participants", 3), "--participants is for raw data. Add --raw"),
         (("--visits", 3), "--visits is for raw data. Add --raw"),
         (("--b1", "AFI"), "--b1 is for raw data. Add --raw"),
+        (("--modality", "dwi"), "--modality is for raw data. Add --raw"),
+        (("--raw", "--modality", "dti"), "--modality is expected to be mpm or dwi, found dti. Did you mean 'dwi'?"),
+        (("--raw", "--modality", "dwi", "--b1", "AFI"), "--b1 is for mpm, found --modality dwi"),
         (("--raw", "--b1", "AFl"), "b1 is expected to be one of AFI, SESTE"),
         (("--resolution", 0.9), "resolution_mm is expected between 1 and 12 mm, found 0.9"),
     ],
@@ -54,3 +57,22 @@ def test_simulate__raw_shows_progress_and_says_what_it_made(
     assert (out / "study.yaml").is_file()
     assert (out / "sub-01" / "ses-2" / "fmap" / "sub-01_ses-2_TB1map.nii.gz").is_file()
     assert (out / "truth" / "sub-01_ses-2_MTsat.nii.gz").is_file()
+
+
+def test_simulate__raw_makes_diffusion_images_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    options = ("--raw", "--modality", "dwi", "--resolution", 12, "--participants", 1, "--visits", 1)
+    assert run(monkeypatch, "simulate", out, *options) == 0
+    said = capsys.readouterr().out
+    assert "3 images of 1 participant at 1 visit, " in said
+    assert "Truth   FA, MD, AD and RD of each session" in said
+    assert sorted(path.name for path in (out / "sub-01" / "ses-1").rglob("*.nii.gz")) == [
+        "sub-01_ses-1_dir-AP_dwi.nii.gz",
+        "sub-01_ses-1_dir-AP_epi.nii.gz",
+        "sub-01_ses-1_dir-PA_epi.nii.gz",
+    ]
+    study = (out / "study.yaml").read_text()
+    assert "dwi: {}" in study
+    assert "mpm" not in study

@@ -25,7 +25,8 @@ def test_command_line__leaves_out_options_without_a_value() -> None:
 def test_maps__goes_on_with_the_options_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     monkeypatch.setattr(cli, "_compute", lambda source, options, log, again: told.append(again))
-    words = ["maps", str(tmp_path / "raw data"), str(tmp_path / "out"), "--preset", "hmri-0.x", "--session-label", "2"]
+    words = ["maps", str(tmp_path / "raw data"), str(tmp_path / "out"), "--modality", "mpm"]
+    words += ["--preset", "hmri-0.x", "--session-label", "2"]
     done = CliRunner().invoke(cli.app, words)
     assert done.exit_code == 0, done.output
     assert shlex.split(told[0])[1:4] == ["maps", str(tmp_path / "raw data"), str(tmp_path / "out")]

@@ -65,7 +65,7 @@ def test_page__links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("block", [b for b in _fenced("yaml") if "schema: 1" in b.values[0]])
 def test_page__whole_study_files_are_valid(block: str) -> None:
     study = parse_study(yaml.safe_load(block), "documentation")
-    assert study.models or study.mpm
+    assert study.models or study.mpm or study.dwi
 
 
 @pytest.mark.parametrize("block", _fenced("bash", "sh"))

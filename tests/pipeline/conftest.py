@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -18,6 +21,87 @@ from voxcloud.testing.simulate import tiny_study
 
 # Numbers; what else is written tells of the run itself (host, time).
 NUMBERS = ("stacks/", "masks/", "fits/", "stats/", "results/model-")
+
+
+@dataclass(frozen=True)
+class RawStudy:
+    """A raw data set in a folder of its own."""
+
+    folder: Path
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "derivatives" / "voxcloud"
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "study.yaml"
+
+    def copy(self, folder: Path, *, maps: bool) -> RawStudy:
+        """Return a copy, with or without what was made of it."""
+        shutil.copytree(self.folder, folder, ignore=None if maps else shutil.ignore_patterns("derivatives"))
+        return RawStudy(folder)
+
+    def run(self, engine: str = "serial", **options: Any) -> StudyOutcome:
+        return run_study(self.file, RunOptions(engine=engine, **options))
+
+    def change(self, **keys: Any) -> None:
+        tree = yaml.safe_load(self.file.read_text())
+        tree.update(keys)
+        self.file.write_text(yaml.safe_dump(tree, sort_keys=False))
+
+    def images(self, pattern: str) -> list[Path]:
+        found = sorted(self.folder.glob(f"sub-*/**/{pattern}"))
+        assert found, pattern
+        return found
+
+    def failing(self, modality: str, pattern: str) -> str:
+        """Run, see that session 2 was made all the same, and return what is said of session 1."""
+        outcome = self.run()
+        texts = [*outcome.problems, *(str(answer["message"]) for answer in outcome.failed.values())]
+        assert len(texts) == 1, texts
+        assert f"{modality}-maps/sub-01_ses-2" in outcome.computed
+        assert "sub-01_ses-1" in texts[0]
+        assert pattern in texts[0], texts[0]
+        assert outcome.quality is not None
+        assert "sub-01_ses-1" in outcome.quality.read_text()
+        return texts[0]
+
+    def sidecar(self, pattern: str, **changes: Any) -> None:
+        """Change sidecars; None takes a key out."""
+        for path in self.images(pattern):
+            tree = json.loads(path.read_text())
+            tree.update(changes)
+            path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+
+    def values(self, pattern: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Change stored values of images."""
+        for path in self.images(pattern):
+            image = nib.load(path)
+            data = change(np.asarray(image.dataobj).copy())
+            nib.save(nib.Nifti1Image(data.astype(image.get_data_dtype()), image.affine), path)
+
+    def map(self, session: str, name: str) -> np.ndarray:
+        place = "fmap" if name == "TB1map" else "anat"
+        path = self.output / f"sub-01/ses-{session}/{place}/sub-01_ses-{session}_{name}.nii.gz"
+        return np.asarray(nib.load(path).dataobj)
+
+    def truth(self, session: str, name: str) -> np.ndarray:
+        return np.asarray(nib.load(self.folder / "truth" / f"sub-01_ses-{session}_{name}.nii.gz").dataobj)
+
+    def quality(self, session: str) -> dict[str, Any]:
+        path = self.output / f"sub-01/ses-{session}/sub-01_ses-{session}_desc-mpm_qc.json"
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+
+    def objects(self) -> list[str]:
+        return sorted(p.relative_to(self.output).as_posix() for p in self.output.rglob("*") if p.is_file())
+
+
+@pytest.fixture(scope="session")
+def raw_study() -> type[RawStudy]:
+    """Takes a folder with a raw data set and its study file."""
+    return RawStudy
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,19 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel as nib
 import numpy as np
 import pytest
-import yaml
 
 from voxcloud.bids.acquisitions import MpmSession
 from voxcloud.errors import ImageError, PlanError, StudyFileError
 from voxcloud.pipeline.mapping.step import spoiling_warnings
-from voxcloud.pipeline.study import RunOptions, StudyOutcome, plan_study, run_study
+from voxcloud.pipeline.study import plan_study
 from voxcloud.pipeline.validating import validate_study
-from voxcloud.plan.sessions import SessionChoice
+from voxcloud.plan.modality import SessionChoice
 from voxcloud.qmri.protocol import Excitation
 from voxcloud.qmri.spoiling import spoiling_coefficients
 from voxcloud.testing.raw import tiny_raw
@@ -29,67 +26,11 @@ from voxcloud.testing.raw import tiny_raw
 GOLDEN = Path(__file__).parent / "mapping_outputs.txt"
 
 
-@dataclass(frozen=True)
-class RawStudy:
-    """A raw data set in a folder of its own."""
-
-    folder: Path
-
-    @property
-    def output(self) -> Path:
-        return self.folder / "derivatives" / "voxcloud"
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "study.yaml"
-
-    def run(self, engine: str = "serial", **options: Any) -> StudyOutcome:
-        return run_study(self.file, RunOptions(engine=engine, **options))
-
-    def change(self, **keys: Any) -> None:
-        tree = yaml.safe_load(self.file.read_text())
-        tree.update(keys)
-        self.file.write_text(yaml.safe_dump(tree, sort_keys=False))
-
-    def images(self, pattern: str) -> list[Path]:
-        found = sorted(self.folder.glob(f"sub-*/**/{pattern}"))
-        assert found, pattern
-        return found
-
-    def sidecar(self, pattern: str, **changes: Any) -> None:
-        """Change sidecars; None takes a key out."""
-        for path in self.images(pattern):
-            tree = json.loads(path.read_text())
-            tree.update(changes)
-            path.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
-
-    def values(self, pattern: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        """Change stored values of images."""
-        for path in self.images(pattern):
-            image = nib.load(path)
-            data = change(np.asarray(image.dataobj).copy())
-            nib.save(nib.Nifti1Image(data.astype(image.get_data_dtype()), image.affine), path)
-
-    def map(self, session: str, name: str) -> np.ndarray:
-        place = "fmap" if name == "TB1map" else "anat"
-        path = self.output / f"sub-01/ses-{session}/{place}/sub-01_ses-{session}_{name}.nii.gz"
-        return np.asarray(nib.load(path).dataobj)
-
-    def truth(self, session: str, name: str) -> np.ndarray:
-        return np.asarray(nib.load(self.folder / "truth" / f"sub-01_ses-{session}_{name}.nii.gz").dataobj)
-
-    def quality(self, session: str) -> dict[str, Any]:
-        path = self.output / f"sub-01/ses-{session}/sub-01_ses-{session}_desc-mpm_qc.json"
-        found: dict[str, Any] = json.loads(path.read_text())
-        return found
-
-    def objects(self) -> list[str]:
-        return sorted(p.relative_to(self.output).as_posix() for p in self.output.rglob("*") if p.is_file())
+RawStudy: TypeAlias = Any  # of conftest
 
 
-def make(folder: Path, **mpm: Any) -> RawStudy:
+def make(study: RawStudy, **mpm: Any) -> RawStudy:
     """Simulate a raw data set of one person's two visits and make its maps."""
-    study = RawStudy(folder)
     tiny_raw(study.folder)
     study.change(mpm={"preset": "hmri-1.0", **mpm})
     outcome = study.run()
@@ -99,29 +40,27 @@ def make(folder: Path, **mpm: Any) -> RawStudy:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
+def made(raw_study: RawStudy, tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
     """A data set with its maps, made with every default."""
-    return make(tmp_path_factory.mktemp("made") / "raw")
+    return make(raw_study(tmp_path_factory.mktemp("made") / "raw"))
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
+def quick(raw_study: RawStudy, tmp_path_factory: pytest.TempPathFactory) -> RawStudy:
     """A data set with its maps, made without registration, which takes most of the time."""
-    return make(tmp_path_factory.mktemp("quick") / "raw", registration="none")
+    return make(raw_study(tmp_path_factory.mktemp("quick") / "raw"), registration="none")
 
 
 @pytest.fixture
 def raw(quick: RawStudy, tmp_path: Path) -> RawStudy:
     """A copy of the quick data set without maps, to break."""
-    shutil.copytree(quick.folder, tmp_path / "raw", ignore=shutil.ignore_patterns("derivatives"))
-    return RawStudy(tmp_path / "raw")
+    return quick.copy(tmp_path / "raw", maps=False)
 
 
 @pytest.fixture
 def done(quick: RawStudy, tmp_path: Path) -> RawStudy:
     """A copy of the quick data set with its maps."""
-    shutil.copytree(quick.folder, tmp_path / "raw")
-    return RawStudy(tmp_path / "raw")
+    return quick.copy(tmp_path / "raw", maps=True)
 
 
 def test_run_study__writes_the_files_of_the_golden_list(made: RawStudy) -> None:
@@ -213,17 +152,7 @@ def test_run_study__only_the_chosen_sessions(raw: RawStudy) -> None:
 
 
 def failing(study: RawStudy, pattern: str) -> str:
-    """Run, see that the other session was made all the same, and return what is said of the bad one."""
-    outcome = study.run()
-    texts = [*outcome.problems, *(str(answer["message"]) for answer in outcome.failed.values())]
-    assert len(texts) == 1, texts
-    assert "mpm-maps/sub-01_ses-2" in outcome.computed
-    assert "sub-01_ses-1" in texts[0]
-    assert outcome.quality is not None
-    assert pattern in texts[0], texts[0]
-    page = outcome.quality.read_text()
-    assert "sub-01_ses-1" in page
-    return texts[0]
+    return str(study.failing("mpm", pattern))
 
 
 def test_bad_input__missing_b1_stops_the_session(raw: RawStudy) -> None:

@@ -19,6 +19,7 @@ from voxcloud.pipeline.study import RunOptions, plan_study, run_study
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.plan.units import SLACK_BYTES
 from voxcloud.testing.raw import simulate_raw
+from voxcloud.testing.raw_dwi_protocol import DwiProtocol
 from voxcloud.testing.simulate import tiny_study
 
 SCRIPT = Path(__file__).with_name("measured_unit.py")
@@ -43,10 +44,12 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Work
     found: dict[str, tuple[str, WorkUnit]] = {}
     for unit in planned.units:
         found.setdefault(unit.step, (outcome.output, unit))
-    raw = simulate_raw(folder.with_name("raw"), resolution_mm=2.5, participants=1, sessions=1)
+    protocol = DwiProtocol(voxel_mm=3.0, shells=((1000.0, 30),))
+    raw = simulate_raw(folder.with_name("raw"), resolution_mm=2.5, participants=1, sessions=1, dwi=protocol)
     made = run_study(raw.study_file, RunOptions(engine="serial"))
     assert (made.failed, made.problems) == ({}, ())
-    found["mpm-maps"] = (made.output, plan_study(raw.study_file).plan.units[0])
+    for unit in plan_study(raw.study_file).plan.units:
+        found.setdefault(unit.step, (made.output, unit))
     return found
 
 
@@ -68,9 +71,8 @@ def test_projected_mem__bounds_what_every_step_needs(units: dict[str, tuple[str,
         if not (measured <= unit.projected_mem and unit.projected_mem - SLACK_BYTES <= MOST * measured):
             wrong.append(f"{step}: {measured / 1e6:.0f} MB needed, {unit.projected_mem / 1e6:.0f} MB projected")
     assert not wrong
-    assert {"mpm-maps", "stack-shard", "tissue-mask", "fit-block", "fit-whitened", "smoothness", "inference"} <= set(
-        units
-    )
+    expected = {"mpm-maps", "dwi-maps", "stack-shard", "tissue-mask", "fit-block", "fit-whitened", "smoothness"}
+    assert expected | {"inference"} <= set(units)
 
 
 def unit(name: str, *outputs: str, memory: int = 1) -> WorkUnit:

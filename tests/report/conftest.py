@@ -34,6 +34,12 @@ def fake_quality() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def fake_dwi() -> ModuleType:
+    """Give the maker of diffusion sessions' quality control."""
+    return _load("fake_dwi")
+
+
+@pytest.fixture(scope="session")
 def write_fake(fake: ModuleType) -> Callable[..., Path]:
     """Give the function that writes a results folder."""
     made: Callable[..., Path] = fake.write_fake_results

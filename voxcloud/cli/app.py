@@ -128,7 +128,7 @@ def _options(
 ) -> RunOptions:
     """Gather the options of a run; a step that does not exist would otherwise be asked for without a word."""
     from voxcloud.pipeline.study import RunOptions
-    from voxcloud.plan.sessions import SessionChoice
+    from voxcloud.plan.modality import SessionChoice
     from voxcloud.plan.unit import STAGES
 
     unknown = [step for step in recompute or () if step not in STAGES]
@@ -203,10 +203,16 @@ def maps(
     level: Annotated[str, typer.Argument(help="participant: the only level of analysis here.")] = "participant",
     participant_label: ParticipantOption = None,
     session_label: SessionOption = None,
-    preset: Annotated[str, typer.Option(help="hmri-1.0, or hmri-0.x as in older papers.")] = "hmri-1.0",
-    b1: Annotated[str, typer.Option(help="auto, AFI, DAM, TFL, RFM, SESTE or TB1map.")] = "auto",
-    missing_b1: Annotated[str, typer.Option(help="A session without B1: stop, or semi-quantitative.")] = "stop",
-    missing_b0: Annotated[str, typer.Option(help="SE/STE without a field map: stop, or skip.")] = "stop",
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(help="mpm or dwi (repeatable); default: those that the data set has images of."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="mpm: hmri-1.0, or hmri-0.x as in older papers.")] = "hmri-1.0",
+    b1: Annotated[str, typer.Option(help="mpm: auto, AFI, DAM, TFL, RFM, SESTE or TB1map.")] = "auto",
+    missing_b1: Annotated[str, typer.Option(help="mpm: a session without B1: stop, or semi-quantitative.")] = "stop",
+    missing_b0: Annotated[
+        str, typer.Option(help="Diffusion, or SE/STE, without a field map or opposite phase encoding: stop, or skip.")
+    ] = "stop",
     engine: EngineOption = None,
     workers: WorkersOption = None,
     log: Annotated[
@@ -214,14 +220,14 @@ def maps(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")] = False,
 ) -> None:
-    """Make R1, MTsat, PD and R2* from the multi-parameter mapping of a BIDS data set (BIDS-App form).
+    """Make R1, MTsat, PD, R2*, FA, MD, AD and RD from the raw images of a BIDS data set (BIDS-App form).
 
-    The same as a study file with `bids` and `mpm`, which has every setting.
+    The same as a study file with `bids`, `mpm` and `dwi`, which has every setting.
     """
     from voxcloud.cli.mapping import maps_study
 
     mpm = {"preset": preset, "b1": b1, "missing_b1": missing_b1, "missing_b0": missing_b0}
-    loaded = maps_study(bids, output, level, mpm)
+    loaded = maps_study(bids, output, level, {"mpm": mpm, "dwi": {"missing_b0": missing_b0}}, modality or ())
     options = _options(engine, workers, None, None, participant_label, session_label)
     if dry_run:
         from voxcloud.cli.show import show_plan
@@ -230,7 +236,7 @@ def maps(
         show_plan(plan_study(loaded, options), as_json=False, every_unit=False)
         return
     mpm_options = {f"--{key.replace('_', '-')}": value for key, value in mpm.items()}
-    chosen = {"--participant-label": participant_label, "--session-label": session_label}
+    chosen = {"--modality": modality, "--participant-label": participant_label, "--session-label": session_label}
     given = {**mpm_options, "--engine": engine, "--workers": workers, **chosen}
     _compute(loaded, options, log, command_line(["maps", bids, output, level], given))
 
@@ -283,14 +289,22 @@ def simulate(
             "TB1map or none."
         ),
     ] = None,
+    modalities: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--modality",
+            help="With --raw: mpm or dwi (repeatable); default: mpm. Diffusion takes 2 to 4 minutes a session.",
+        ),
+    ] = None,
 ) -> None:
     """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it.
 
-    With --raw: what the scanner gives, with known R1, PD, R2* and MTsat.
+    With --raw: what the scanner gives, with known R1, PD, R2* and MTsat, or with known diffusion tensors.
     """
     from voxcloud.cli.simulation import SimulationOptions, simulate_with_progress
 
-    options = SimulationOptions(resolution, seed, tuple(maps) if maps else None, participants, visits, b1)
+    chosen = tuple(maps) if maps else None, tuple(modalities) if modalities else None
+    options = SimulationOptions(resolution, seed, chosen[0], participants, visits, b1, chosen[1])
     simulate_with_progress(out, options, raw=raw)
 
 

@@ -10,15 +10,17 @@ from pathlib import Path
 
 from voxcloud.cli.show import say
 from voxcloud.cli.text import command_line, number_of, seconds, size
-from voxcloud.errors import StudyFileError
+from voxcloud.errors import StudyFileError, nearest
 from voxcloud.pipeline.engines import worker_count
 from voxcloud.pipeline.study import plan_study
 from voxcloud.testing.raw import simulate_raw
+from voxcloud.testing.raw_dwi_protocol import DwiProtocol
 from voxcloud.testing.simulate import simulate_study
 
 MAPS_RESOLUTION_MM = 4.0
 RAW_RESOLUTION_MM, RAW_PARTICIPANTS, RAW_VISITS = 2.0, 2, 2
 DEFAULT_B1 = "AFI"
+MODALITIES = ("mpm", "dwi")
 
 
 class _Progress:
@@ -49,6 +51,7 @@ class SimulationOptions:
     participants: int | None
     visits: int | None
     b1: str | None
+    modalities: tuple[str, ...] | None = None
 
 
 def simulate_with_progress(out: Path, options: SimulationOptions, *, raw: bool) -> None:
@@ -63,7 +66,12 @@ def simulate_with_progress(out: Path, options: SimulationOptions, *, raw: bool) 
         _refuse({"--map": options.maps}, "is for maps, not for --raw. Raw data are of all four maps.")
         _simulate_raw(out, options)
     else:
-        given = {"--participants": options.participants, "--visits": options.visits, "--b1": options.b1}
+        given = {
+            "--participants": options.participants,
+            "--visits": options.visits,
+            "--b1": options.b1,
+            "--modality": options.modalities,
+        }
         _refuse(given, "is for raw data. Add --raw; the model study has its own people and visits.")
         _simulate_maps(out, options)
 
@@ -74,8 +82,20 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
             raise StudyFileError(f"simulate: {option} {why}")
 
 
+def _check_modalities(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in MODALITIES:
+            raise StudyFileError(
+                f"simulate: --modality is expected to be mpm or dwi, found {name}.{nearest(name, MODALITIES)}"
+            )
+
+
 def _simulate_raw(out: Path, options: SimulationOptions) -> None:
     start = time.monotonic()
+    modalities = MODALITIES[:1] if options.modalities is None else options.modalities
+    _check_modalities(modalities)
+    if "mpm" not in modalities and options.b1 is not None:
+        raise StudyFileError("simulate: --b1 is for mpm, found --modality dwi. Leave one of them out.")
     b1 = DEFAULT_B1 if options.b1 is None else options.b1
     made = simulate_raw(
         out,
@@ -85,15 +105,20 @@ def _simulate_raw(out: Path, options: SimulationOptions) -> None:
         sessions=RAW_VISITS if options.visits is None else options.visits,
         b1=b1,
         b0="phasediff" if b1 == "SESTE" else None,
+        mpm="mpm" in modalities,
+        dwi=DwiProtocol() if "dwi" in modalities else None,
         progress=_Progress(),
     )
     people, visits = {participant for participant, _ in made.truth}, {session for _, session in made.truth}
+    mpm = f"B1+ by {b1}, " if "mpm" in modalities else ""
     say(
         f"Made    {number_of(len(made.images), 'image')} of {number_of(len(people), 'participant')} at "
-        f"{number_of(len(visits), 'visit')}, B1+ by {b1}, {size(_stored(made.folder))}, "
+        f"{number_of(len(visits), 'visit')}, {mpm}{size(_stored(made.folder))}, "
         f"in {seconds(time.monotonic() - start)}"
     )
-    say(f"Truth   R1map, PDmap, R2starmap, MTsat and TB1map of each session, in {made.folder / 'truth'}")
+    true = ["R1map", "PDmap", "R2starmap", "MTsat", "TB1map"] if "mpm" in modalities else []
+    true += ["FA", "MD", "AD", "RD"] if "dwi" in modalities else []
+    say(f"Truth   {', '.join(true[:-1])} and {true[-1]} of each session, in {made.folder / 'truth'}")
     say(f"Study   {made.study_file}\nRun it with: {command_line(['run', made.study_file])}")
 
 

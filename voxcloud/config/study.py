@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from voxcloud.config.dwi import Dwi
 from voxcloud.config.mpm import Mpm
 from voxcloud.config.part import Part
 
@@ -338,6 +339,7 @@ class Study(Part):
         None, description="BIDS data set with raw images, from which maps are made for every participant and session."
     )
     mpm: Mpm | None = Field(None, description="Make R1, MTsat, PD and R2* from the multi-parameter mapping in `bids`.")
+    dwi: Dwi | None = Field(None, description="Make FA, MD, AD and RD from the diffusion images in `bids`.")
     images: str | None = Field(
         None,
         description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder. "
@@ -408,16 +410,20 @@ class Study(Part):
     def _stages(self) -> list[str]:
         """Return what is missing for what the study asks: maps from raw data, group models, or both."""
         wrong = []
-        if self.mpm is not None and self.bids is None:
-            wrong.append("mpm needs `bids`, the data set with the raw images")
-        if self.bids is not None and self.mpm is None:
-            wrong.append("bids needs a section that says what to make of it: `mpm: {}` makes maps with the defaults")
+        asked = [name for name in ("mpm", "dwi") if getattr(self, name) is not None]
+        if asked and self.bids is None:
+            wrong.append(f"{asked[0]} needs `bids`, the data set with the raw images")
+        if self.bids is not None and not asked:
+            wrong.append(
+                "bids needs a section that says what to make of it: `mpm: {}` or `dwi: {}` makes maps with the defaults"
+            )
         if self.models:
             for key in ("images", "participants", "mask"):
                 if getattr(self, key) is None:
                     wrong.append(f"models need `{key}`: {type(self).model_fields[key].description}")
         elif self.bids is None:
             wrong.append(
-                "expected `models` (group statistics), or `bids` with `mpm` (maps from raw images), found neither"
+                "expected `models` (group statistics), or `bids` with `mpm` or `dwi` (maps from raw images), found "
+                "neither"
             )
         return wrong

@@ -17,7 +17,8 @@ from voxcloud.pipeline.run import RunOutcome
 from voxcloud.plan import units as make
 from voxcloud.plan.build import StudyPlan
 from voxcloud.plan.closing import closing_units
-from voxcloud.plan.sessions import MAPS_STEP, QC_ENDING, qc_unit
+from voxcloud.plan.modality import qc_unit
+from voxcloud.plan.sessions import MAPS_STEPS
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.store import Store
 
@@ -29,8 +30,9 @@ def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None =
     """Return a plan with the units that gather results; ``failed`` gives the reason of each unit that has none."""
     failed = failed or {}
     closing: list[WorkUnit] = []
-    if plan.loaded.study.mpm is not None:
-        closing.append(qc_unit(plan.loaded, store.url, plan.sessions, failed))
+    for of in plan.sessions:
+        other = next((one.modality.page for one in plan.sessions if one is not of), "")
+        closing.append(qc_unit(plan.loaded, store.url, of, failed, other))
     if plan.grid is not None:
         closing += _group_closing(plan, plan.grid, store, failed)
     return replace(plan, units=(*plan.units, *closing), by_key={**plan.by_key, **{unit.key: unit for unit in closing}})
@@ -38,8 +40,8 @@ def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None =
 
 def _group_closing(plan: StudyPlan, grid: MaskGrid, store: Store, failed: Mapping[str, str]) -> list[WorkUnit]:
     context = make.Context(plan.loaded, store.url, grid, {"study": plan.searches})
-    units = [unit for unit in plan.units if unit.step != MAPS_STEP]
-    failed = {key: reason for key, reason in failed.items() if not key.startswith(f"{MAPS_STEP}/")}
+    units = [unit for unit in plan.units if unit.step not in MAPS_STEPS]
+    failed = {key: reason for key, reason in failed.items() if key.partition("/")[0] not in MAPS_STEPS}
     told = {
         "cohort": _cohort(plan) | {"stacks": _stacks(plan)},
         "problems": list(plan.problems),
@@ -102,7 +104,7 @@ def leftovers(plan: StudyPlan, store: Store) -> tuple[str, ...]:
             unasked = next((f for f in _folders(path) if "/" in f and f not in kept), path)
             stem, ends, _ = unasked.partition(MAP_ENDS)
             found[f"{stem}{ends}*" if ends and stem not in maps else unasked] = None
-    if plan.loaded.study.mpm is not None:
+    if plan.sessions:
         found |= dict.fromkeys(_maps_left(plan, store, planned, kept))
     return tuple(found)
 
@@ -112,8 +114,9 @@ def _maps_left(plan: StudyPlan, store: Store, planned: set[str], kept: set[str])
 
     Sessions that cannot be read today, or were not chosen, keep theirs.
     """
-    not_chosen = (PurePosixPath(path).name.removesuffix(QC_ENDING) for path in plan.sessions.others)
-    waiting = (*plan.sessions.problems, *not_chosen)
+    waiting = {who for of in plan.sessions for who in of.problems} | {
+        PurePosixPath(path).name.removesuffix(of.modality.qc_ending) for of in plan.sessions for path in of.others
+    }
     kept = kept | {folder for who in waiting for folder in _folders(f"{who.replace('_ses-', '/ses-')}/")}
     names = tuple(f"{who}_" for who in waiting)
     for path in store.list(""):

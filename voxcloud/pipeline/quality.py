@@ -1,32 +1,47 @@
-"""The step ``mpm-qc``: the maps of all sessions side by side."""
+"""The steps ``mpm-qc`` and ``dwi-qc``: the maps of all sessions side by side."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from voxcloud.errors import CorruptStoreError
-from voxcloud.plan.sessions import QC_PAGE, QC_TABLES, TOLD
+from voxcloud.plan.dwi_sessions import DWI
+from voxcloud.plan.modality import TOLD, Modality
+from voxcloud.plan.mpm_sessions import MPM
 from voxcloud.plan.unit import WorkUnit, digest_json
-from voxcloud.report.qc_cohort import cohort_page, cohort_table, find_outliers
+from voxcloud.report import qc_cohort, qc_dwi_cohort
+from voxcloud.report.qc_dwi_measures import find_dwi_outliers
+from voxcloud.report.qc_outliers import Outlier, find_outliers
 from voxcloud.report.tables import cell
 from voxcloud.storage.store import Store
 
 
 def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
-    """Write the cohort's page on quality and its table; sessions that failed are named first."""
+    """Write the page on the quality of R1, MTsat, PD and R2* and its table; sessions that failed are named first."""
+    return _look(unit, store, MPM, qc_cohort, find_outliers)
+
+
+def dwi_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Write the page on the quality of diffusion maps and its table; sessions that failed are named first."""
+    return _look(unit, store, DWI, qc_dwi_cohort, find_dwi_outliers)
+
+
+def _look(
+    unit: WorkUnit, store: Store, modality: Modality, pages: Any, outliers: Callable[[Sequence[Any]], Sequence[Outlier]]
+) -> Mapping[str, Any]:
     told = unit.places["told"]
     if digest_json(told) != unit.inputs[TOLD]:
         raise CorruptStoreError(f"{unit.key}: what the run told of failures was changed since. Run the study again.")
     sessions = [json.loads(store.read_bytes(path)) for path in unit.places["sessions"]]
     sessions.sort(key=lambda qc: (qc["participant_id"], qc["session_id"]))
-    page = cohort_page(unit.params["study"], sessions, told["failed"], told["warnings"])
-    store.write_bytes(QC_PAGE, page.encode())
-    columns, rows, dictionary = cohort_table(sessions)
+    other = unit.params.get("other_page", "")
+    page = pages.cohort_page(unit.params["study"], sessions, told["failed"], told["warnings"], other=other)
+    store.write_bytes(modality.page, page.encode())
+    columns, rows, dictionary = pages.cohort_table(sessions)
     lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
     table = "".join("\t".join(line) + "\n" for line in lines)
-    store.write_bytes(QC_TABLES[0], table.encode())
-    store.write_bytes(QC_TABLES[1], json.dumps(dictionary, indent=1).encode())
-    outliers = find_outliers(sessions)
-    return {"sessions": len(sessions), "failed": len(told["failed"]), "outliers": len(outliers)}
+    store.write_bytes(modality.tables[0], table.encode())
+    store.write_bytes(modality.tables[1], json.dumps(dictionary, indent=1).encode())
+    return {"sessions": len(sessions), "failed": len(told["failed"]), "outliers": len(outliers(sessions))}

@@ -28,8 +28,23 @@ def mpm_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return step(unit, store)
 
 
+def dwi_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Make the diffusion maps of one session."""
+    from voxcloud.pipeline.diffusion.step import dwi_maps as step  # compiled kernels too
+
+    return step(unit, store)
+
+
+def dwi_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Look at the diffusion maps of all sessions together."""
+    from voxcloud.pipeline.quality import dwi_qc as step
+
+    return step(unit, store)
+
+
 STEPS: dict[str, Step] = {
     "mpm-maps": mpm_maps,
+    "dwi-maps": dwi_maps,
     "stack-shard": stack_shard,
     "stack-manifest": stack_manifest,
     "tissue-mask": tissue_mask,
@@ -41,6 +56,7 @@ STEPS: dict[str, Step] = {
     "inference": inference,
     "behaviour": behaviour,
     "mpm-qc": mpm_qc,
+    "dwi-qc": dwi_qc,
     "summary": summary,
     "report": report,
 }

@@ -24,8 +24,9 @@ from voxcloud.pipeline.output import STUDY_COPY, open_output, refuse_over_images
 from voxcloud.pipeline.planned import planned_unit, refuse_moved, with_upstream, write_units
 from voxcloud.pipeline.run import RunOutcome, refuse_shared_outputs, refuse_too_large, run_units
 from voxcloud.plan.build import EVERY_SESSION, BadImages, StudyPlan, build_plan
+from voxcloud.plan.modality import SessionChoice
 from voxcloud.plan.paths import DESIGNS_PREFIX
-from voxcloud.plan.sessions import MAPS_STEP, QC_STEP, SessionChoice
+from voxcloud.plan.sessions import MAPS_STEPS, QC_STEPS
 from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.storage.lease import Lease, acquire
@@ -37,12 +38,11 @@ LOG = logging.getLogger(__name__)
 
 StudySource: TypeAlias = LoadedStudy | Path | str
 
-SESSION_STEPS = (MAPS_STEP,)
 STACK_STEPS = ("stack-shard", "stack-manifest")
 TEMPLATE_STEPS = ("fit-template",)
-CLOSING_STEPS = (QC_STEP, "summary", "report")
+CLOSING_STEPS = (*QC_STEPS, "summary", "report")
 # In these parts a run computes: after each it looks again at what is done, because a part may change that.
-PARTS = (SESSION_STEPS, STACK_STEPS, TEMPLATE_STEPS)
+PARTS = (MAPS_STEPS, STACK_STEPS, TEMPLATE_STEPS)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class _Run:
         broken = {key: str(answer["message"]) for key, answer in total.failed.items()} | total.unavailable
         self.plan, self.status = self.planner.look(self.lease.run_id, broken)
         inferred = any(u.step == "inference" and u.key not in broken for u in self.plan.units)
-        steps = CLOSING_STEPS if inferred else (QC_STEP,)
+        steps = CLOSING_STEPS if inferred else QC_STEPS
         todo = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in steps]
         if todo:
             self.lease.check()
@@ -236,14 +236,15 @@ class _Run:
                 write_run_info(self.plan, self.store, total, time.monotonic() - self.start)
             self._compute(todo)
 
-    def page(self, step: str) -> Path | None:
-        """Return the page that a closing step wrote, None where it is not done."""
-        unit = next((u for u in self.plan.units if u.step == step), None)
+    def page(self, *steps: str) -> Path | None:
+        """Return the first page that closing steps wrote, None where none is done."""
         broken = {*self.total.failed, *self.total.unavailable}
-        if unit is None or unit.key in broken or not self.store.exists(unit.outputs[0]):
-            return None
-        computed = unit.key in self.total.computed or self.status[unit.key].state == "done"
-        return Path(self.store.local_path(unit.outputs[0])) if computed else None
+        for unit in (u for u in self.plan.units if u.step in steps):
+            if unit.key in broken or not self.store.exists(unit.outputs[0]):
+                continue
+            if unit.key in self.total.computed or self.status[unit.key].state == "done":
+                return Path(self.store.local_path(unit.outputs[0]))
+        return None
 
 
 def run_study(
@@ -298,7 +299,7 @@ def run_study(
         total.cpu_s,
         store.url,
         run.page("report"),
-        run.page(QC_STEP),
+        run.page(*QC_STEPS),
         _totals(plan, total),
         leftovers(plan, store),
     )

@@ -20,10 +20,11 @@ from voxcloud.errors import DesignError, MaskError, PlanError, StudyFileError, T
 from voxcloud.plan import units as make
 from voxcloud.plan.closing import behaviour_unit
 from voxcloud.plan.design import build_design
+from voxcloud.plan.modality import SessionChoice, SessionPlan
 from voxcloud.plan.oversights import oversights, time_slips, unasked
 from voxcloud.plan.scores import BehaviourFits, fit_behaviour
 from voxcloud.plan.selection import ImageRef, LeftOut, Selection, excluded_image, select, without_exclusion
-from voxcloud.plan.sessions import SessionChoice, SessionPlan, plan_sessions
+from voxcloud.plan.sessions import all_sentences, plan_sessions
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.schema import stack_name, variable
 from voxcloud.storage.stack import Allocation, StackSpec, allocate_rows, latest_manifest
@@ -58,7 +59,7 @@ class StudyPlan:
 
     loaded: LoadedStudy
     units: tuple[WorkUnit, ...]
-    sessions: SessionPlan = field(default_factory=SessionPlan)
+    sessions: tuple[SessionPlan, ...] = ()
     cohort: Cohort | None = None
     grid: MaskGrid | None = None
     stacks: Mapping[str, Stack] = field(default_factory=dict)
@@ -201,28 +202,20 @@ def build_plan(
         fitted beside others that can is a problem of the plan, and the others go on.
     """
     sessions = plan_sessions(loaded, store, choice)
-    if not loaded.study.models:
-        if not sessions.units:
-            raise PlanError(*sessions.sentences)
-        return StudyPlan(
-            loaded=loaded,
-            units=sessions.units,
-            sessions=sessions,
-            problems=sessions.sentences,
-            warnings=sessions.warnings,
-            by_key={unit.key: unit for unit in sessions.units},
-        )
-    return _with_sessions(_plan_models(loaded, store, bad_images), sessions)
-
-
-def _with_sessions(plan: StudyPlan, sessions: SessionPlan) -> StudyPlan:
+    if loaded.study.models:
+        plan = _plan_models(loaded, store, bad_images)
+    elif any(of.units for of in sessions):
+        plan = StudyPlan(loaded=loaded, units=())
+    else:
+        raise PlanError(*all_sentences(sessions))
+    units = tuple(unit for of in sessions for unit in of.units)
     return replace(
         plan,
-        units=(*sessions.units, *plan.units),
+        units=(*units, *plan.units),
         sessions=sessions,
-        problems=(*sessions.sentences, *plan.problems),
-        warnings=(*sessions.warnings, *plan.warnings),
-        by_key={unit.key: unit for unit in sessions.units} | dict(plan.by_key),
+        problems=(*all_sentences(sessions), *plan.problems),
+        warnings=(*dict.fromkeys(text for of in sessions for text in of.warnings), *plan.warnings),
+        by_key={unit.key: unit for unit in units} | dict(plan.by_key),
     )
 
 

@@ -31,10 +31,10 @@ def session_map_path(participant: str, session: str, name: str, description: str
     return f"{session_folder(participant, session)}/{place}/{stem}{described}_{name}.nii.gz"
 
 
-def session_qc_path(participant: str, session: str, extension: str) -> str:
-    """Return where a session's quality control lies: ``json`` for programs, ``html`` for people."""
+def session_qc_path(participant: str, session: str, modality: str, extension: str) -> str:
+    """Return where a session's quality control of a modality lies: ``json`` for programs, ``html`` for people."""
     stem = session_stem(participant, session)
-    return f"{session_folder(participant, session)}/{stem}_desc-mpm_qc.{extension}"
+    return f"{session_folder(participant, session)}/{stem}_desc-{modality}_qc.{extension}"
 
 
 def fit_folder(model: str, stack: str) -> str:

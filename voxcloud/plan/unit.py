@@ -16,6 +16,7 @@ from typing import Any
 # One integer a step: raise it when the numbers that the step writes change (tests/plan/test_step_versions.py).
 STEP_VERSIONS: dict[str, int] = {
     "mpm-maps": 1,
+    "dwi-maps": 1,
     "stack-shard": 1,
     "stack-manifest": 1,
     "tissue-mask": 1,
@@ -27,6 +28,7 @@ STEP_VERSIONS: dict[str, int] = {
     "inference": 2,
     "behaviour": 2,
     "mpm-qc": 1,
+    "dwi-qc": 1,
     "summary": 2,
     "report": 1,
 }

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from voxcloud.report.qc_outliers import (
-    FEWEST_SESSIONS,
-    MEASURES,
-    Measure,
-    Outlier,
-    by_session,
-    find_outliers,
-    who_of,
+from voxcloud.report.qc_cohort_parts import (
+    KINDS,
+    Dictionary,
+    Rows,
+    cards,
+    different_strengths,
+    grouped_warnings,
+    is_all_zero,
+    made_ways,
+    measured_table,
+    mixed_ways,
+    numbers_table,
+    pictures_that_fit,
+    tiles,
 )
-from voxcloud.report.qc_page import MAP_TITLES, data_url, histogram_panel, render
+from voxcloud.report.qc_outliers import FEWEST_SESSIONS, MEASURES, Outlier, by_session, find_outliers, who_of
+from voxcloud.report.qc_page import MAP_TITLES, histogram_panel, render
 from voxcloud.report.qc_ranges import published_range
 from voxcloud.report.qc_strips import b1_strip, strip
 from voxcloud.report.svg import row
-from voxcloud.report.words import count, listed, number
+from voxcloud.report.words import count, number
 
 __all__ = ["Outlier", "cohort_page", "cohort_table", "find_outliers"]
 
 Quality = Mapping[str, Any]
 
-KINDS = {"visits": "this person's visits", "limit": "fixed limit", "cohort": "the other sessions"}
 # Pictures of so many bytes (base64) go into the page; of more sessions, fewer maps are shown.
 PICTURE_BYTES = 4_500_000
 # So many histograms in black can be told apart.
@@ -34,7 +40,14 @@ PICTURE_ORDER = ("R1map", "MTsat", "R2starmap", "TB1map", "PDmap", "M0map")
 MADE = {"Preset": "preset", "B1Method": "B1+ by"}
 
 
-def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, str], warnings: Sequence[str]) -> str:
+def cohort_page(
+    study_name: str,
+    qcs: Sequence[Quality],
+    failed: Mapping[str, str],
+    warnings: Sequence[str],
+    *,
+    other: str = "",
+) -> str:
     """Return the page of all sessions, complete in itself.
 
     Parameters
@@ -47,68 +60,42 @@ def cohort_page(study_name: str, qcs: Sequence[Quality], failed: Mapping[str, st
         Session (``sub-01_ses-2``) to why it has no maps.
     warnings
         Sentences that concern several sessions.
+    other
+        Where the page on diffusion lies, relative to this one; empty if there is none.
     """
     outliers = find_outliers(qcs)
     odd = [o for o in outliers if o.kind != "published"]
     published = [o for o in outliers if o.kind == "published"]
-    named = {o.who for o in odd}
-    shown, unseen = _pictures_that_fit(qcs)
+    shown, unseen = pictures_that_fit(qcs, PICTURE_ORDER, PICTURE_BYTES)
     return render(
         "qc_cohort.html.j2",
         name=study_name,
-        numbers=[
-            (number(len(qcs)), "sessions with maps"),
-            (number(len({qc["participant_id"] for qc in qcs})), "participants"),
-            (number(len(failed)), "sessions failed"),
-            (number(len(named)), "sessions stand out"),
-        ],
+        other=other,
+        numbers=tiles(qcs, failed, odd, "maps"),
         failed=sorted(failed.items()),
         cautions=_cautions(qcs),
         odd=by_session(odd),
         kinds=KINDS,
         published=_by_measure(published, qcs),
         pages={who_of(qc): qc["page"] for qc in qcs},
-        warnings=_grouped(warnings, qcs),
+        warnings=grouped_warnings(warnings, qcs),
         fewest=FEWEST_SESSIONS,
         enough=len(qcs) >= FEWEST_SESSIONS,
         strips=_strips(qcs, odd),
-        zeros=[m.title for m in MEASURES if _all_zero(m, qcs)],
+        zeros=[m.title for m in MEASURES if is_all_zero(m, qcs)],
         histograms=_histograms(qcs, odd),
-        sessions=[
-            {
-                "who": who_of(qc),
-                "page": qc["page"],
-                "named": who_of(qc) in named,
-                "pictures": [
-                    (MAP_TITLES.get(k, k), data_url(qc["thumbnails"][k])) for k in shown if k in qc["thumbnails"]
-                ],
-            }
-            for qc in qcs
-        ],
+        sessions=cards(qcs, shown, odd, MAP_TITLES),
         cell=max(len(shown), 2) * 66 + 24,
         unseen=[MAP_TITLES.get(k, k) for k in unseen],
-        made=[(words, count(n, "session")) for words, n in _made(qcs).items()],
-        table=_table(qcs, odd),
+        made=[(words, count(n, "session")) for words, n in made_ways(qcs, _how).items()],
+        table=numbers_table(qcs, odd, MEASURES),
+        table_name="qc_mpm",
     )
 
 
 def _cautions(qcs: Sequence[Quality]) -> list[str]:
     """Return what concerns the cohort as a whole: maps that were made in different ways cannot be compared."""
-    found = []
-    ways: dict[str, set[str]] = {}
-    for qc in qcs:
-        ways.setdefault(str(qc["participant_id"]), set()).add(_how(qc))
-    mixed = sorted(person for person, own in ways.items() if len(own) > 1)
-    if mixed:
-        people = listed([f"sub-{person}" for person in mixed])
-        found.append(f"Maps of one person were made in different ways ({people}): their visits cannot be compared.")
-    elif len(_made(qcs)) > 1:
-        found.append("Maps were made in different ways for different people: differences between people may be theirs.")
-    strengths = sorted({float(qc["field_strength_t"]) for qc in qcs if qc.get("field_strength_t") is not None})
-    if len(strengths) > 1:
-        values = listed([f"{s:g} T" for s in strengths])
-        found.append(f"Sessions were scanned at different field strengths ({values}): R1 and R2* differ with them.")
-    return found
+    return mixed_ways(qcs, _how) + different_strengths(qcs, "R1 and R2* differ with them")
 
 
 def _how(qc: Quality) -> str:
@@ -125,14 +112,6 @@ def _how(qc: Quality) -> str:
             word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key).lower()
             found.append(word if value is True else f"{word} {value}")
     return ", ".join(found)
-
-
-def _made(qcs: Sequence[Quality]) -> dict[str, int]:
-    """Return how maps were made, with the number of sessions of each way."""
-    found: dict[str, int] = {}
-    for qc in qcs:
-        found[_how(qc)] = found.get(_how(qc), 0) + 1
-    return found
 
 
 def _by_measure(published: Sequence[Outlier], qcs: Sequence[Quality]) -> list[dict[str, Any]]:
@@ -161,22 +140,6 @@ def _by_measure(published: Sequence[Outlier], qcs: Sequence[Quality]) -> list[di
     return found
 
 
-def _grouped(warnings: Sequence[str], qcs: Sequence[Quality]) -> list[tuple[str, list[str]]]:
-    """Return every warning once, with the sessions that have it; those that differ in numbers or files are one."""
-    found: dict[str, tuple[str, list[str]]] = {}
-    for text in dict.fromkeys(warnings):
-        found[text] = (text, [])
-    for qc in qcs:
-        who = who_of(qc)
-        for text in qc["warnings"]:
-            rest = text[len(who) :].lstrip(":, ") if text.startswith(who) else text
-            key = re.sub(r"\S*/\S+|\d[\d.]*", "#", rest)
-            _, own = found.setdefault(key, (rest[:1].upper() + rest[1:], []))
-            if who not in own:
-                own.append(who)
-    return list(found.values())
-
-
 def _strips(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[Any]:
     named: dict[str, set[str]] = {}
     for outlier in odd:
@@ -185,11 +148,6 @@ def _strips(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[Any]:
     figures = [strip(m, qcs, named.get(m.title, set())) for m in MEASURES if m not in b1]
     figures.append(b1_strip(qcs, set().union(*(named.get(m.title, set()) for m in b1))))
     return [figure for figure in figures if figure is not None]
-
-
-def _all_zero(measure: Measure, qcs: Sequence[Quality]) -> bool:
-    known = [v for qc in qcs if (v := measure.value(qc)) is not None]
-    return bool(known) and not any(known)
 
 
 def _histograms(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[str]:
@@ -213,59 +171,10 @@ def _histograms(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> list[str]:
     return figures
 
 
-def _pictures_that_fit(qcs: Sequence[Quality]) -> tuple[list[str], list[str]]:
-    """Return the maps whose pictures go into the page, and those for which there is no room."""
-    kinds = list(dict.fromkeys(k for qc in qcs for k in qc["thumbnails"]))
-    kinds.sort(key=lambda k: PICTURE_ORDER.index(k) if k in PICTURE_ORDER else len(PICTURE_ORDER))
-    shown: list[str] = []
-    left = PICTURE_BYTES
-    for kind in kinds:
-        left -= sum(len(qc["thumbnails"].get(kind, "")) for qc in qcs)
-        if left < 0 and shown:
-            break
-        shown.append(kind)
-    return shown, kinds[len(shown) :]
-
-
-def _table(qcs: Sequence[Quality], odd: Sequence[Outlier]) -> dict[str, Any]:
-    columns = [m for m in MEASURES if any(m.value(qc) is not None for qc in qcs)]
-    named = {(o.who, o.measure) for o in odd}
-    return {
-        "heads": [(m.title, m.units) for m in columns],
-        "rows": [
-            (who_of(qc), qc["page"], [(number(m.value(qc)), (who_of(qc), m.title) in named) for m in columns])
-            for qc in qcs
-        ],
-    }
-
-
-def cohort_table(
-    qcs: Sequence[Quality],
-) -> tuple[list[str], list[dict[str, object]], dict[str, dict[str, str]]]:
+def cohort_table(qcs: Sequence[Quality]) -> tuple[list[str], Rows, Dictionary]:
     """Return columns, rows and data dictionary of ``tables/qc_mpm.tsv``."""
-    dictionary: dict[str, dict[str, str]] = {
-        "participant_id": {"Description": "Participant."},
-        "session_id": {"Description": "Session; n/a in a data set without sessions."},
-        "preset": {"Description": "Preset of the settings."},
-        "b1_method": {"Description": "B1+ acquisition; none where there was none."},
+    own: dict[str, tuple[str, Callable[[Quality], object]]] = {
+        "preset": ("Preset of the settings.", lambda qc: qc["made"]["Preset"]),
+        "b1_method": ("B1+ acquisition; none where there was none.", lambda qc: qc["made"]["B1Method"]),
     }
-    dictionary |= {m.key: {"Description": f"{m.title}.", "Units": m.units} for m in MEASURES}
-    dictionary |= {
-        "warnings": {"Description": "Number of warnings."},
-        "named": {"Description": "Why the session is named on the page; n/a where it is not."},
-    }
-    reasons: dict[str, list[str]] = {}
-    for outlier in find_outliers(qcs):
-        reasons.setdefault(outlier.who, []).append(f"{outlier.measure}: {outlier.reason}")
-    rows: list[dict[str, object]] = []
-    for qc in qcs:
-        line: dict[str, object] = {
-            "participant_id": f"sub-{qc['participant_id']}",
-            "session_id": f"ses-{qc['session_id']}" if qc["session_id"] else None,
-            "preset": qc["made"]["Preset"],
-            "b1_method": qc["made"]["B1Method"],
-        }
-        line |= {m.key: None if (value := m.value(qc)) is None else float(f"{value:.6g}") for m in MEASURES}
-        line |= {"warnings": len(qc["warnings"]), "named": "; ".join(reasons.get(who_of(qc), [])) or None}
-        rows.append(line)
-    return list(dictionary), rows, dictionary
+    return measured_table(qcs, MEASURES, find_outliers(qcs), own)

@@ -48,6 +48,8 @@ class Measure:
         Above this a session is named whatever the others are; None for no such value.
     map, tissue
         What it is the median of; empty for other measures.
+    largest_change
+        Relative difference between two visits of a person from which a visit is named; None if visits are not compared.
     """
 
     key: str
@@ -60,6 +62,7 @@ class Measure:
     most: float | None = None
     map: str = ""
     tissue: str = ""
+    largest_change: float | None = None
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,7 @@ MEASURES: tuple[Measure, ...] = (
             least_spread=least,
             map=name,
             tissue=tissue,
+            largest_change=LARGEST_CHANGE[name],
         )
         for name, units, least in (("R1map", "1/s", 0.005), ("MTsat", "p.u.", 0.01), ("R2starmap", "1/s", 0.1))
         for tissue in _TISSUES
@@ -171,17 +175,17 @@ MEASURES: tuple[Measure, ...] = (
 )
 
 
-def find_outliers(qcs: Sequence[Quality]) -> list[Outlier]:
+def find_outliers(qcs: Sequence[Quality], measures: Sequence[Measure] = MEASURES) -> list[Outlier]:
     """Return what stands out, by session; the same measure may be named for several reasons.
 
     A median is compared with the same person's other visits (most sensitive: a person changes by less than people
     differ), every measure with the cohort (median and MAD, from 10 sessions on), and medians at 3 T with what is
     published (least sensitive). Being named says that somebody should look, not that anything is wrong.
     """
-    cohort = _beyond_cohort(qcs)
+    cohort = _beyond_cohort(qcs, measures)
     told = {(o.who, o.measure) for o in cohort}
-    limit = [o for o in _too_large(qcs) if (o.who, o.measure) not in told]
-    found = [*_between_visits(qcs), *limit, *cohort, *_beyond_published(qcs)]
+    limit = [o for o in _too_large(qcs, measures) if (o.who, o.measure) not in told]
+    found = [*_between_visits(qcs, measures), *limit, *cohort, *_beyond_published(qcs, measures)]
     return sorted(found, key=lambda o: (o.who, o.kind, o.measure))
 
 
@@ -195,9 +199,9 @@ def by_session(outliers: Iterable[Outlier]) -> list[tuple[str, list[Outlier]]]:
     return sorted(gathered.items(), key=lambda item: (-item[1][0].strength, item[0]))
 
 
-def _beyond_published(qcs: Sequence[Quality]) -> list[Outlier]:
+def _beyond_published(qcs: Sequence[Quality], measures: Sequence[Measure]) -> list[Outlier]:
     found = []
-    for measure in MEASURES:
+    for measure in measures:
         for qc in qcs:
             expected, median = published_range(qc, measure.map, measure.tissue), measure.value(qc)
             if expected is None or median is None or expected.low <= median <= expected.high:
@@ -219,9 +223,9 @@ def _beyond_published(qcs: Sequence[Quality]) -> list[Outlier]:
     return found
 
 
-def _too_large(qcs: Sequence[Quality]) -> list[Outlier]:
+def _too_large(qcs: Sequence[Quality], measures: Sequence[Measure]) -> list[Outlier]:
     found = []
-    for measure in MEASURES:
+    for measure in measures:
         for qc in qcs:
             value = measure.value(qc)
             if measure.most is not None and value is not None and value > measure.most:
@@ -247,9 +251,9 @@ def largest_z(n: int) -> float:
     return LARGEST_Z if n >= FEW else LARGEST_Z_OF_FEW
 
 
-def _beyond_cohort(qcs: Sequence[Quality]) -> list[Outlier]:
+def _beyond_cohort(qcs: Sequence[Quality], measures: Sequence[Measure]) -> list[Outlier]:
     found = []
-    for measure in MEASURES:
+    for measure in measures:
         known = [(qc, value) for qc in qcs if (value := measure.value(qc)) is not None]
         if len(known) < FEWEST_SESSIONS:
             continue
@@ -353,14 +357,14 @@ def _changes(qcs: Sequence[Quality], measure: Measure) -> list[_Change]:
     return found
 
 
-def _between_visits(qcs: Sequence[Quality]) -> list[Outlier]:
+def _between_visits(qcs: Sequence[Quality], measures: Sequence[Measure]) -> list[Outlier]:
     """Name sessions that differ from the same person's other visits by more than scans of one person do."""
     found = []
-    for measure in MEASURES:
-        if measure.map not in LARGEST_CHANGE:
+    for measure in measures:
+        if measure.largest_change is None:
             continue
         changes = _changes(qcs, measure)
-        most, middle = LARGEST_CHANGE[measure.map], 0.0
+        most, middle = measure.largest_change, 0.0
         usual = f"two scans of a person agree within {100 * most:.0f} %"
         if len(changes) >= FEWEST_SESSIONS:
             # What the whole cohort does from visit to visit is no outlier: the middle is its own median change.

@@ -6,12 +6,16 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from voxcloud.report import words
 from voxcloud.report.qc_ranges import PublishedRange
 from voxcloud.report.svg import Panel
 
 TISSUE_COLOURS = {"WM": "#0072B2", "GM": "#D55E00"}
 TISSUE_DASHES = {"WM": "", "GM": "5 2"}
+# Half of a letter in dots, and the part of the axis by which names that would touch are moved away from their places.
+HALF_LETTER, NAMES_GAP = 3.5, 0.015
 MAP_TITLES = words.MAP_NAMES | {"M0map": "amplitude", "TB1map": "B1+"}
 
 
@@ -48,18 +52,20 @@ def histogram_panel(
     ranges: Mapping[str, PublishedRange | None],
     opacity: float,
     named: Sequence[bool] = (),
+    colours: Mapping[str, str] = TISSUE_COLOURS,
+    dashes: Mapping[str, str] = TISSUE_DASHES,
 ) -> Panel | None:
     """Return histograms of a map in white and grey matter, one line per session and tissue, as share per bin.
 
     Published ranges of the medians are bars under the curves; sessions that are ``named`` are drawn in black, on top.
-    None where no session has a voxel.
+    None where no session has a voxel. ``colours`` and ``dashes`` may be of other tissues.
     """
     low = min((float(h["low"]) for h in sessions), default=0.0)
     high = max((float(h["high"]) for h in sessions), default=0.0)
     marks = list(named) or [False] * len(sessions)
     lines: list[tuple[bool, str, list[float], list[float]]] = []
     for histogram, marked in zip(sessions, marks, strict=True):
-        for tissue in TISSUE_COLOURS:
+        for tissue in colours:
             total = sum(histogram[tissue])
             if total:
                 places = _centres(histogram, len(histogram[tissue]))
@@ -74,15 +80,23 @@ def histogram_panel(
     for tissue, expected in ranges.items():
         if expected is not None and expected.low < high:
             ends = [max(expected.low, low), min(expected.high, high)]
-            panel.line(ends, [0.0, 0.0], TISSUE_COLOURS[tissue], 6.0, opacity=0.55)
+            panel.line(ends, [0.0, 0.0], colours[tissue], 6.0, opacity=0.55)
     for marked, tissue, places, values in sorted(lines, key=lambda line: line[0]):
-        ink = "#000000" if marked else TISSUE_COLOURS[tissue]
-        panel.line(places, values, ink, 1.3, TISSUE_DASHES[tissue], 1.0 if marked else opacity)
-    for tissue, ink in TISSUE_COLOURS.items():
-        # Named over the highest curve of the tissue that is nearest to the middle of all.
+        ink = "#000000" if marked else colours[tissue]
+        panel.line(places, values, ink, 1.3, dashes[tissue], 1.0 if marked else opacity)
+    # Named over the highest curve of the tissue that is nearest to the middle of all; names that would touch part.
+    names = {}
+    for tissue in colours:
         peaks = sorted(p[v.index(max(v))] for _, t, p, v in lines if t == tissue)
         if peaks:
-            panel.text(peaks[len(peaks) // 2], top * 0.96, tissue, anchor="middle", ink=ink)
+            names[tissue] = peaks[len(peaks) // 2]
+    apart = abs(float(np.ptp([panel.px(at) for at in names.values()])))
+    near = len(names) == 2 and apart < HALF_LETTER * len("".join(names))
+    for tissue, at in names.items():
+        anchor, shift = "middle", 0.0
+        if near:
+            anchor, shift = ("end", -NAMES_GAP) if at == min(names.values()) else ("start", NAMES_GAP)
+        panel.text(at + shift * (high - low), top * 0.96, tissue, anchor=anchor, ink=colours[tissue])
     return panel
 
 

@@ -43,6 +43,7 @@ def session_page(qc: Quality, figures: Mapping[str, bytes]) -> str:
     return render(
         "qc_session.html.j2",
         who=who,
+        cohort="qc.html",
         qc=qc,
         notes=find_outliers([qc]),
         warnings=[without_name(text, who) for text in qc["warnings"]],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from voxcloud.errors import PlanError, StudyFileError, nearest
 from voxcloud.testing.images import Progress
+from voxcloud.testing.raw_diffusion import DIFFUSION_PARAMETERS
+from voxcloud.testing.raw_dwi import DwiSeries, DwiSettings, dwi_settings
+from voxcloud.testing.raw_dwi_protocol import DwiProtocol, check_dwi
+from voxcloud.testing.raw_epi import FINER
 from voxcloud.testing.raw_geometry import Grid, Movement, grid
 from voxcloud.testing.raw_head import HeadTissues, VisitChange, phantom_head, template_head
 from voxcloud.testing.raw_protocol import (
@@ -29,6 +33,7 @@ TILT = Movement((4.0, 0.0, 1.0), (0.0, 2.0, 4.0))
 B1_FOV_MM = (208.0, 240.0, 208.0)
 B1_TILT = Movement((0.0, 1.5, -1.0), (1.3, -0.7, 3.1))
 B1_VOXEL_MM = 4.0
+DWI_VOXEL_MM = 2.0
 NOISE = 0.015
 TINY_VOXEL_MM = 8.0
 FINEST_MM, COARSEST_MM = 0.8, 12.0
@@ -47,15 +52,19 @@ class SimulatedRaw:
         Ready for ``voxcloud run``.
     truth
         (participant, session) to name (R1map, PDmap, R2starmap, MTsat, TB1map, RB1map, label-GM_probseg, ...; fieldmap
-        in the space of B1 where there is one) to file.
+        in the space of B1 where there is one) to file. Of diffusion: FA, MD, AD, RD (mm2/s), fibres (unit vectors along
+        the scanner's axes), space-dwi_label-WM_probseg and the like, and space-dwi_fieldmap (Hz).
     protocol
         Contrast to its parameters.
     movements
-        (participant, session) to acquisition (MTw, T1w, B1) to the movement of the head since PDw.
+        (participant, session) to acquisition (MTw, T1w, B1, DWI) to the movement of the head since PDw.
     images
         Files of images relative to ``folder``, sorted.
     noise_sd
-        SD of the noise in both channels, in stored units.
+        SD of the noise in both channels, in stored units; that of diffusion images is in ``dwi``.
+    dwi
+        (participant, session) to phase-encode direction (AP, PA) to the diffusion series: gradients, movement and eddy
+        field of each volume, dropped slices.
     """
 
     folder: Path
@@ -65,6 +74,7 @@ class SimulatedRaw:
     movements: Mapping[tuple[str, str], Mapping[str, Movement]]
     images: tuple[str, ...]
     noise_sd: float
+    dwi: Mapping[tuple[str, str], Mapping[str, DwiSeries]] = field(default_factory=dict)
 
 
 def simulate_raw(
@@ -86,6 +96,8 @@ def simulate_raw(
     changes: Sequence[VisitChange] = (),
     pulse_saturation: float = MT_PULSE_SATURATION,
     spoiling: SpoilingFactor | None = None,
+    mpm: bool = True,
+    dwi: DwiProtocol | None = None,
     progress: Progress | None = None,
 ) -> SimulatedRaw:
     """Write a raw BIDS data set of multi-parameter mapping on the MNI152 template, with skull, scalp and the truth.
@@ -115,17 +127,22 @@ def simulate_raw(
         Whether people lie differently at each visit (2.5 degrees and 2.5 mm SD per axis) and move between MTw, PDw, T1w
         and B1 (0.6 degrees and 0.8 mm).
     movements
-        Acquisition (MTw, T1w, B1) to its movement since PDw, in place of random ones; the others do not move.
+        Acquisition (MTw, T1w, B1, DWI) to its movement since PDw, in place of random ones; the others do not move.
+        Movements within a diffusion series are its protocol's.
     protocol, b1_protocol
         Angles and times; MTw may be left out.
     b1_scale
         Factor on the transmit field; a sequence has one per session.
     changes
-        True changes from visit to visit; default none.
+        True changes from visit to visit; default none. Of FA and MD too, where there is diffusion.
     pulse_saturation
         How MT saturation follows B1+: see :func:`voxcloud.testing.raw_signals.mt_saturation`; 0 is its square.
     spoiling
         (contrast, R1 in 1/s, B1+) to the ratio of the signal to that with perfect spoiling; default perfect.
+    mpm
+        Whether there are images of multi-parameter mapping; if not, ``dwi`` is needed.
+    dwi
+        Write diffusion images too; see :class:`voxcloud.testing.raw_dwi_protocol.DwiProtocol`.
     progress
         Called with (images written, images in all).
 
@@ -138,7 +155,8 @@ def simulate_raw(
     """
     _between("resolution_mm", resolution_mm, FINEST_MM, COARSEST_MM, "mm")
     coarse = max(B1_VOXEL_MM, resolution_mm)
-    _check(participants, sessions, b1, b0, noise, pulse_saturation, protocol, movements, changes)
+    _check(participants, sessions, b1, b0, noise, pulse_saturation, protocol)
+    _check_kinds(mpm, dwi, movements, changes)
     settings = RawSettings(
         seed=seed,
         protocol=protocol,
@@ -150,13 +168,15 @@ def simulate_raw(
         motion=motion,
         movements=movements,
         b1_scale=_scales(b1_scale, sessions),
-        changes=tuple(changes),
+        changes=tuple(change for change in changes if change.parameter in PARAMETERS),
         pulse_saturation=pulse_saturation,
         spoiling=spoiling,
         grid=grid(FOV_MM, resolution_mm, TILT),
         b1_grid=grid(B1_FOV_MM, coarse, B1_TILT),
         head=template_head(resolution_mm),
         b1_head=template_head(coarse),
+        mpm=mpm,
+        dwi=None if dwi is None else _diffusion(dwi, max(DWI_VOXEL_MM, resolution_mm), template_head, seed, changes),
     )
     return _write(Path(out), settings, participants, sessions, "raw-demo", progress)
 
@@ -178,11 +198,14 @@ def tiny_raw(
     changes: Sequence[VisitChange] = (),
     pulse_saturation: float = MT_PULSE_SATURATION,
     spoiling: SpoilingFactor | None = None,
+    mpm: bool = True,
+    dwi: DwiProtocol | None = None,
     voxel_mm: float = TINY_VOXEL_MM,
 ) -> SimulatedRaw:
     """Write a raw data set within a second, for tests: a head of ellipsoids with 8 mm voxels, two visits of one person.
 
     Parameters are those of :func:`simulate_raw`; ``voxel_mm`` is the voxel size of echoes and B1+, 4 to 12 mm.
+    ``dwi=TINY_DWI`` adds 14 diffusion images and a second.
 
     Raises
     ------
@@ -190,7 +213,8 @@ def tiny_raw(
         As in :func:`simulate_raw`.
     """
     _between("voxel_mm", voxel_mm, 4.0, COARSEST_MM, "mm")
-    _check(participants, sessions, b1, b0, noise, pulse_saturation, protocol, movements, changes)
+    _check(participants, sessions, b1, b0, noise, pulse_saturation, protocol)
+    _check_kinds(mpm, dwi, movements, changes)
     head: HeadTissues = phantom_head(voxel_mm)
     own: Grid = grid(FOV_MM, voxel_mm, TILT)
     settings = RawSettings(
@@ -204,13 +228,15 @@ def tiny_raw(
         motion=motion,
         movements=movements,
         b1_scale=_scales(b1_scale, sessions),
-        changes=tuple(changes),
+        changes=tuple(change for change in changes if change.parameter in PARAMETERS),
         pulse_saturation=pulse_saturation,
         spoiling=spoiling,
         grid=own,
         b1_grid=grid(B1_FOV_MM, voxel_mm, B1_TILT),
         head=head,
         b1_head=head,
+        mpm=mpm,
+        dwi=None if dwi is None else _diffusion(dwi, voxel_mm, phantom_head, seed, changes),
     )
     return _write(Path(out), settings, participants, sessions, "tiny-raw", None)
 
@@ -249,7 +275,21 @@ def _write(
         {(session.participant, session.session): session.movements for session in done},
         tuple(sorted(path for session in done for path in session.images)),
         settings.noise_sd,
+        {(session.participant, session.session): session.dwi for session in done if session.dwi},
     )
+
+
+def _diffusion(
+    protocol: DwiProtocol,
+    voxel_mm: float,
+    head: Callable[[float], HeadTissues],
+    seed: int,
+    changes: Sequence[VisitChange],
+) -> DwiSettings:
+    voxel_mm = voxel_mm if protocol.voxel_mm is None else protocol.voxel_mm
+    tissues = head(voxel_mm / FINER if protocol.gibbs else voxel_mm)
+    own = tuple(change for change in changes if change.parameter in DIFFUSION_PARAMETERS)
+    return dwi_settings(protocol, voxel_mm, tissues, seed, own)
 
 
 def _check(
@@ -260,8 +300,6 @@ def _check(
     noise: float,
     pulse_saturation: float,
     protocol: Mapping[str, ContrastProtocol],
-    movements: Mapping[str, Movement] | None,
-    changes: Sequence[VisitChange],
 ) -> None:
     _between("participants", participants, 1, MOST, "people")
     _between("sessions", sessions, 1, MOST, "visits")
@@ -276,10 +314,24 @@ def _check(
                 f"b1={b1}. Leave b0 out."
             )
     check_protocol(protocol)
+
+
+def _check_kinds(
+    mpm: bool,
+    dwi: DwiProtocol | None,
+    movements: Mapping[str, Movement] | None,
+    changes: Sequence[VisitChange],
+) -> None:
+    if dwi is not None:
+        check_dwi(dwi)
+    elif not mpm:
+        raise PlanError(
+            "simulation: mpm=False is expected with diffusion images, found dwi=None. Give dwi=DwiProtocol()."
+        )
     for name in movements or {}:
-        _one_of("movements", name, ("MTw", "T1w", "B1"))
+        _one_of("movements", name, ("MTw", "T1w", "B1") if dwi is None else ("MTw", "T1w", "B1", "DWI"))
     for change in changes:
-        _one_of("changes", change.parameter, PARAMETERS)
+        _one_of("changes", change.parameter, PARAMETERS if dwi is None else (*PARAMETERS, *DIFFUSION_PARAMETERS))
 
 
 def _between(name: str, value: float, least: float, most: float, units: str) -> None:

@@ -81,5 +81,7 @@ class SessionWriter:
 
 
 def stored(image: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
-    """Return what a scanner stores of a magnitude: integers of 0 to 4095."""
+    """Return what a scanner stores of a magnitude: integers of 0 to 4095. What is stored already stays as it is."""
+    if image.dtype == np.int16:
+        return image
     return np.asarray(np.clip(np.rint(image), 0, HIGHEST), dtype=np.int16)

@@ -118,14 +118,19 @@ class Head:
 
     def sample(self, points_mm: Float64) -> tuple[Float32, Float32]:
         """Return fractions (point, tissue) and parameters (point, parameter) at points of the head's frame, mm."""
-        template = self._undeformed(points_mm)
-        template += sample_spline(self.warp, _knots(template))
+        template = self.template_points(points_mm)
         fractions = sample_spline(self.tissues.coefficients, self.tissues.voxels(template))
         relative = sample_spline(self.variation, _knots(template))
         for change, visits in self.changes:
             at = PARAMETERS.index(change.parameter)
             relative[:, at] += (1.0 + relative[:, at]) * (change.relative * visits * change.profile(template))
         return fractions, mixed_parameters(fractions, relative)
+
+    def template_points(self, points_mm: Float64) -> Float64:
+        """Return where points (point, 3) of this head lie in the template, mm."""
+        template = self._undeformed(points_mm)
+        template += sample_spline(self.warp, _knots(template))
+        return template
 
     def may_fill(self, points_mm: Float64) -> npt.NDArray[np.bool_]:
         """Return where the head may be, (point,): quickly, and true for some points beside it too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from voxcloud.testing.fields import Float64
 from voxcloud.testing.raw_b1 import FieldMapping, image_count, write_b1, write_receive_pair
+from voxcloud.testing.raw_dwi import DwiSeries, DwiSettings, write_dwi
 from voxcloud.testing.raw_fields import CoilFields, coil_fields
 from voxcloud.testing.raw_files import SessionWriter
 from voxcloud.testing.raw_geometry import Grid, Movement, movement
@@ -39,6 +40,10 @@ class RawSettings:
         One per session.
     grid, b1_grid, head, b1_head
         Voxels, and the head blurred for them.
+    mpm
+        Whether there is multi-parameter mapping, with B1+.
+    dwi
+        None: no diffusion images.
     """
 
     seed: int
@@ -58,17 +63,23 @@ class RawSettings:
     b1_grid: Grid
     head: HeadTissues
     b1_head: HeadTissues
+    mpm: bool = True
+    dwi: DwiSettings | None = None
 
     def images_per_session(self) -> int:
         """Return how many images a session has."""
+        dwi = 0 if self.dwi is None else self.dwi.image_count()
+        if not self.mpm:
+            return dwi
         echoes = sum(len(contrast.echo_times_s) for contrast in self.protocol.values())
         pairs = 2 * len(self.protocol) if self.receive_pairs else 0
-        return echoes + pairs + image_count(self.b1, self.b0, self.b1_protocol)
+        return dwi + echoes + pairs + image_count(self.b1, self.b0, self.b1_protocol)
 
     def session_movements(self, participant: str, session: str) -> dict[str, Movement]:
         """Return the movement of the head since PDw for each acquisition."""
-        names = [name for name in ORDER if name in self.protocol and name != "PDw"]
-        names += ["B1"] if self.b1 != "none" else []
+        names = [name for name in ORDER if name in self.protocol and name != "PDw"] if self.mpm else []
+        names += ["B1"] if self.mpm and self.b1 != "none" else []
+        names += ["DWI"] if self.dwi is not None else []
         if self.movements is not None:
             return {name: self.movements.get(name, Movement()) for name in names}
         if not self.motion:
@@ -92,6 +103,8 @@ class WrittenSession:
         Relative to the root.
     record
         For ``truth.json``.
+    dwi
+        Phase-encode direction (AP, PA) to series.
     """
 
     participant: str
@@ -101,6 +114,7 @@ class WrittenSession:
     pose: Movement
     images: tuple[str, ...]
     record: Mapping[str, Any]
+    dwi: Mapping[str, DwiSeries] = field(default_factory=dict)
 
 
 def write_session(
@@ -133,7 +147,7 @@ def write_session(
     )
     writer = SessionWriter(folder, participant, session, written)
     truth: dict[str, Path] = {}
-    for name in (n for n in ORDER if n in settings.protocol):
+    for name in (n for n in ORDER if settings.mpm and n in settings.protocol):
         at = movements.get(name, Movement()).matrix() @ lying
         sampled = sample_head(head, coils, settings.grid, at, with_fractions=name == "PDw")
         if name == "PDw":
@@ -142,8 +156,15 @@ def write_session(
         if settings.receive_pairs:
             seen = sample_head(replace(head, tissues=settings.b1_head), coils, settings.b1_grid, at)
             write_receive_pair(writer, FieldMapping(seen, acquisition, settings.b1_protocol, None), name)
-    if settings.b1 != "none":
+    if settings.mpm and settings.b1 != "none":
         truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ lying)
+    series: dict[str, DwiSeries] = {}
+    about: dict[str, Any] = {}
+    if settings.dwi is not None:
+        at = movements["DWI"].matrix() @ lying
+        acq = "dwi" if settings.mpm and settings.b0 == "epi" else None
+        maps, series, about["dwi"] = write_dwi(writer, settings.dwi, acquisition, head, coils, at, visit, acq)
+        truth |= maps
     record = {
         "participant_id": f"sub-{participant}",
         "session_id": f"ses-{session}",
@@ -151,8 +172,9 @@ def write_session(
         "movements_since_PDw": {name: moved.to_tree() for name, moved in movements.items()},
         "b1_scale": scale,
         "truth": {name: path.relative_to(folder).as_posix() for name, path in truth.items()},
+        **about,
     }
-    return WrittenSession(participant, session, truth, movements, pose, tuple(sorted(writer.paths)), record)
+    return WrittenSession(participant, session, truth, movements, pose, tuple(sorted(writer.paths)), record, series)
 
 
 def head_at_isocentre(tissues: HeadTissues, pose: Movement) -> Float64:

@@ -11,6 +11,9 @@ import pandas as pd
 from voxcloud.testing.cohort import REFERENCE_DAYS
 from voxcloud.testing.fields import generator
 from voxcloud.testing.files import describe_columns, write_json, write_table
+from voxcloud.testing.raw_diffusion import ANISOTROPY, DIFFUSION_SOURCES, MEAN_DIFFUSIVITY, T2_S
+from voxcloud.testing.raw_dwi import DwiSettings
+from voxcloud.testing.raw_head import VisitChange
 from voxcloud.testing.raw_session import MOTION, RawSettings, WrittenSession
 from voxcloud.testing.raw_tissue import SOURCES, UNITS, VALUES
 from voxcloud.testing.study_file import write_study_file
@@ -19,6 +22,16 @@ README = """Simulated raw data of multi-parameter mapping: multi-echo FLASH with
 
 Nothing here was measured. `truth/` holds the maps that were put in, in the space of the PDw images, and `truth.json`
 the tissue values with their sources, the movements and the noise. Make maps with: voxcloud run study.yaml
+"""
+README_DWI_ALONE = """Simulated raw diffusion data.
+
+Nothing here was measured. `truth/truth.json` holds the tissue values with their sources, the movements and the noise.
+Make maps with: voxcloud run study.yaml
+"""
+README_DWI = """
+Diffusion images are spin-echo EPI with movement, eddy currents, distortion, dropped slices and noise. Their truth is in
+`truth/*_FA.nii.gz` and the like, on their own grid, in the position of the first volume, undistorted; what was done to
+each volume is in `truth/*_dwi.json`.
 """
 IGNORED = "truth/\nstudy.yaml\n"
 DAYS_BETWEEN = 28
@@ -53,28 +66,33 @@ def write_tables(folder: Path, seed: int, participants: Sequence[str], sessions:
 def write_descriptions(folder: Path, settings: RawSettings, name: str) -> Path:
     """Write dataset_description.json, README, .bidsignore and study.yaml; return the study file."""
     description = {
-        "Name": "Simulated multi-parameter mapping",
+        "Name": "Simulated multi-parameter mapping" if settings.mpm else "Simulated diffusion",
         "BIDSVersion": "1.10.0",
         "DatasetType": "raw",
         "License": "CC0",
         "GeneratedBy": [{"Name": "voxcloud", "Description": "voxcloud.testing.simulate_raw"}],
     }
     write_json(folder / "dataset_description.json", description)
-    (folder / "README").write_text(README)
+    readme = README if settings.mpm else README_DWI_ALONE
+    (folder / "README").write_text(readme if settings.dwi is None else readme + README_DWI)
     (folder / ".bidsignore").write_text(IGNORED)
     mpm: dict[str, Any] = {"preset": "hmri-1.0"}
     if settings.b1 == "none":
         mpm["missing_b1"] = "semi-quantitative"
     if settings.b1 == "SESTE" and settings.b0 is None:
         mpm["missing_b0"] = "skip"
-    tree = {"schema": 1, "name": name, "bids": ".", "output": "derivatives/voxcloud", "mpm": mpm}
+    tree: dict[str, Any] = {"schema": 1, "name": name, "bids": ".", "output": "derivatives/voxcloud"}
+    if settings.mpm:
+        tree["mpm"] = mpm
+    if settings.dwi is not None:
+        tree["dwi"] = {}
     write_study_file(folder / "study.yaml", tree)
     return folder / "study.yaml"
 
 
 def write_truth_record(folder: Path, settings: RawSettings, written: Sequence[WrittenSession]) -> None:
     """Write ``truth/truth.json``: tissue values and sources, protocol, noise, changes, and the sessions."""
-    record = {
+    record: dict[str, Any] = {
         "schema": 1,
         "seed": settings.seed,
         "tissue_values": VALUES,
@@ -88,16 +106,31 @@ def write_truth_record(folder: Path, settings: RawSettings, written: Sequence[Wr
         "b1": settings.b1,
         "b0": settings.b0,
         "protocol": {contrast: parameters.to_tree() for contrast, parameters in settings.protocol.items()},
-        "changes_per_visit": [
-            {
-                "parameter": change.parameter,
-                "centre_mm": list(change.centre_mm),
-                "radius_mm": change.radius_mm,
-                "fwhm_mm": change.fwhm_mm,
-                "relative": change.relative,
-            }
-            for change in settings.changes
-        ],
+        "changes_per_visit": [_change(change) for change in settings.changes],
         "sessions": [dict(session.record) for session in written],
     }
+    if settings.dwi is not None:
+        record["dwi"] = _diffusion_record(settings.dwi)
     write_json(folder / "truth" / "truth.json", record)
+
+
+def _diffusion_record(settings: DwiSettings) -> dict[str, Any]:
+    return {
+        "protocol": settings.protocol.to_tree(),
+        "mean_diffusivity": MEAN_DIFFUSIVITY,
+        "anisotropy": ANISOTROPY,
+        "t2_s": T2_S,
+        "sources": DIFFUSION_SOURCES,
+        "noise_sd": settings.noise_sd,
+        "changes_per_visit": [_change(change) for change in settings.changes],
+    }
+
+
+def _change(change: VisitChange) -> dict[str, Any]:
+    return {
+        "parameter": change.parameter,
+        "centre_mm": list(change.centre_mm),
+        "radius_mm": change.radius_mm,
+        "fwhm_mm": change.fwhm_mm,
+        "relative": change.relative,
+    }

@@ -9,8 +9,8 @@ import numpy as np
 
 from voxcloud.bids.volumes import sidecar_bytes, volume_bytes
 from voxcloud.pipeline.mapping.signals import SessionSignals
+from voxcloud.plan.mpm_sessions import how_made
 from voxcloud.plan.paths import session_map_path
-from voxcloud.plan.sessions import how_made
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.qmri.maker import UNITS
 from voxcloud.schema import variable

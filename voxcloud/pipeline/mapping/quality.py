@@ -18,8 +18,8 @@ from voxcloud.pipeline.mapping.b1 import SessionB1
 from voxcloud.pipeline.mapping.outputs import FILE_NAMES
 from voxcloud.pipeline.mapping.signals import SessionSignals
 from voxcloud.pipeline.mapping.template import load_template
+from voxcloud.plan.mpm_sessions import MPM, how_made
 from voxcloud.plan.paths import session_qc_path
-from voxcloud.plan.sessions import how_made
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.qmri.estatics import fit_estatics
 from voxcloud.qmri.maker import UNITS
@@ -82,7 +82,7 @@ def session_quality(
         "protocol": record["contrasts"],
         "corrections": list(record["corrections"]),
         "warnings": warnings,
-        "page": session_qc_path(session.participant_id, session.session_id, "html"),
+        "page": session_qc_path(session.participant_id, session.session_id, MPM.name, "html"),
     }
     volumes = {FILE_NAMES.get(name, name): signals.volume(maps[name]) for name in UNITS if name in maps}
     if b1 is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from voxcloud.bids.acquisitions import ContrastName, MpmSession
-from voxcloud.errors import CorruptStoreError, ImageError, VoxcloudError
+from voxcloud.errors import ImageError, VoxcloudError
 from voxcloud.pipeline.execute import CHILD_CPU
 from voxcloud.pipeline.mapping.b1 import SessionB1, map_b1, map_receive
 from voxcloud.pipeline.mapping.outputs import write_maps
 from voxcloud.pipeline.mapping.quality import session_quality
 from voxcloud.pipeline.mapping.signals import SessionSignals, gather_signals
+from voxcloud.pipeline.phases import Phases, refuse_changed
+from voxcloud.plan.mpm_sessions import MPM
 from voxcloud.plan.paths import session_qc_path
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.qmri.epg import Spoiling
@@ -25,7 +26,7 @@ from voxcloud.qmri.maker import MapMaker
 from voxcloud.qmri.presets import PRESETS, Preset
 from voxcloud.qmri.protocol import SeriesProtocol
 from voxcloud.qmri.spoiling import SpoilingCoefficients, spoiling_coefficients
-from voxcloud.storage.store import Store, file_digest
+from voxcloud.storage.store import Store
 
 # Voxels at a time: signals, maps and what lies between stay in the processor's cache.
 BLOCK_VOXELS = 1 << 16
@@ -33,20 +34,6 @@ BLOCK_VOXELS = 1 << 16
 NOTED_SPOILING_PERCENT, MOST_SPOILING_PERCENT = 0.5, 5.0
 MOST_CLIPPED = 0.01
 OVERRIDES = ("weighted_passes", "angles", "signal", "mtsat_correction", "mtsat_constant")
-
-
-class _Phases:
-    """CPU seconds of this thread, phase by phase: a record tells where the time of a session goes."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.thread_time()
-
-    def end(self, name: str) -> None:
-        """End a phase; the next one begins."""
-        now = time.thread_time()
-        self.seconds[name] = round(now - self._last, 3)
-        self._last = now
 
 
 def mpm_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -63,8 +50,9 @@ def mpm_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
 
 
 def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str, Any]:
-    phases = _Phases()
-    _refuse_changed(unit, session)
+    phases = Phases()
+    names = MpmSession.from_tree({**unit.params["session"], "warnings": ()}).paths
+    refuse_changed(unit, session.who, session.paths, names)
     mpm = unit.params["mpm"]
     signals = gather_signals(session, mpm["registration"], find_preset(mpm).signal_floor)
     phases.end("read and resample")
@@ -85,8 +73,8 @@ def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str
     phases.end("quality")
     write_maps(unit, store, signals, maps, None if b1 is None else b1.values, record)
     who = session.participant_id, session.session_id
-    store.write_bytes(session_qc_path(*who, "json"), json.dumps(quality, allow_nan=False, indent=1).encode())
-    store.write_bytes(session_qc_path(*who, "html"), page.encode())
+    store.write_bytes(session_qc_path(*who, MPM.name, "json"), json.dumps(quality, allow_nan=False, indent=1).encode())
+    store.write_bytes(session_qc_path(*who, MPM.name, "html"), page.encode())
     phases.end("write")
     registrations = sum(move.cpu_s for move in moves) + tissue_cpu_s
     return {
@@ -97,17 +85,6 @@ def _make_session(unit: WorkUnit, store: Store, session: MpmSession) -> dict[str
         # Registrations are processes of their own: this thread's clock does not see them.
         CHILD_CPU: registrations,
     }
-
-
-def _refuse_changed(unit: WorkUnit, session: MpmSession) -> None:
-    """Stop at a file that was written anew after the plan was made: the record would name the old one."""
-    named = unit.params["session"]
-    for path, name in zip(session.paths, MpmSession.from_tree({**named, "warnings": ()}).paths, strict=True):
-        if file_digest(path) != unit.inputs[name]:
-            raise CorruptStoreError(
-                f"{session.who}: expected the image that the run was planned with, found that {path} was changed "
-                "since. Run again when nothing writes images any more."
-            )
 
 
 def find_preset(mpm: Mapping[str, Any]) -> Preset:

@@ -12,7 +12,7 @@ import yaml
 
 from voxcloud.bids.signatures import KEYS
 from voxcloud.pipeline.study import plan_study
-from voxcloud.plan.sessions import how_made
+from voxcloud.plan.mpm_sessions import how_made
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.testing.raw import tiny_raw
 
