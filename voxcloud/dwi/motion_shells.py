@@ -125,8 +125,8 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
         again = k in state.aligned
         matrix = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
         state.aligned.add(k)
-        # What edges ask for once they lie on each other is largely their own error: of large voxels it changes sign from
-        # time to time.
+        # What edges ask for once they lie on each other is largely their own error: with large voxels it changes sign
+        # from time to time.
         found = (AGAIN if again else 1.0) * _numbers(matrix, centre)
         in_time, variance = _in_time(state, problem.groups[unweighted].volumes, part)
         share = (IMAGE_SD * size) ** 2 / ((IMAGE_SD * size) ** 2 + variance)
