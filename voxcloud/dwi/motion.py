@@ -59,7 +59,7 @@ class MotionSettings:
     eddy: Literal["quadratic", "linear", "none"] = "quadratic"
     replace_outliers: bool = True
     outlier_sd: float = 4.0
-    passes: int = 3
+    passes: int = 2
 
     @property
     def terms(self) -> int:

@@ -25,7 +25,7 @@ Indices = npt.NDArray[np.intp]
 # follows. Quadratic terms wait until movement is roughly known.
 COARSE_MM = (6.0, 4.0)
 FINE_MM = 2.5
-SCHEDULE = ((6.0, 3, 2), (4.0, 9, 2), (2.5, 9, 1))
+SCHEDULE = ((6.0, 3, 2), (4.0, 9, 3), (2.5, 9, 3))
 # mm between the voxels that are compared.
 COARSE_GRID_MM = 6.0
 FINE_GRID_MM = 4.0

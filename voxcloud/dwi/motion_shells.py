@@ -29,7 +29,7 @@ FEWEST_FOR_EVEN = 15
 LARGEST_SCATTER_HZ, LARGEST_SCATTER = 0.3, 0.05
 # Of errors that two passes leave, at most: what is left of a step is no more than four times as large.
 LARGEST_RATIO = 0.8
-# SD of a shell's registration to the mean without weighting, in voxels: .06 and .07 on two simulated heads.
+# SD of a shell's registration to the mean without weighting, in voxels: .06 to .09 on simulated heads of 2 to 4 mm.
 IMAGE_SD = 0.06
 AGAIN = 0.5
 # From volume to volume: fewer do not tell how much a head moves, and registration alone scatters by so much (mm).

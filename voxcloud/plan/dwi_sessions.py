@@ -30,7 +30,7 @@ Float64 = npt.NDArray[np.float64]
 LIBRARIES_BYTES = 450_000_000
 REGISTRATION_BYTES = 200_000_000
 BYTES_PER_VALUE = 24
-CPU_S_PER_VALUE = 4e-6
+CPU_S_PER_VALUE = 7e-6
 CPU_S_AT_LEAST = 20.0
 
 # Settings that decide which acquisitions are taken: what was taken is in the unit, how it was chosen is not.
