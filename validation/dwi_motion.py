@@ -6,7 +6,7 @@ A brain that moves by known amounts, distorted by known fields of eddy currents 
 Rician noise and slices that lost their signal, is corrected by voxcloud, and each volume is registered to the first
 b = 0 image by greedy (affine, normalised mutual information) and by dipy (affine, mutual information). Displacement
 errors are means over the brain of the distance between where each point is and where it was found, against the first
-b = 0 image. The default seed gives movements, fields, noise and directions that nothing was tuned on.
+b = 0 image. A seed that nobody has used yet gives movements, fields, noise and directions that nothing was tuned on.
 """
 
 from __future__ import annotations

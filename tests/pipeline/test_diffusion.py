@@ -304,3 +304,31 @@ def test_orientation__images_stored_from_right_to_left_give_the_same_maps(raw: R
     certain = both & (fa > 0.3)
     assert certain.sum() > 200
     assert np.nanmin(cosine[certain]) > 0.999
+
+
+def test_sparse_data__six_directions_are_not_denoised_and_follow_simpler_rules(
+    raw_study: RawStudy, tmp_path: Path
+) -> None:
+    study = raw_study(tmp_path / "raw")
+    tiny_raw(study.folder, dwi=DwiProtocol(voxel_mm=8.0, shells=((1000.0, 6),), b0_volumes=1), mpm=False, sessions=1)
+    outcome = study.run()
+    assert not outcome.failed, outcome.failed
+    found = dwi_quality(study)
+    assert found["noise"] is None
+    assert found["made"]["Denoising"] == "none"
+    assert any("expected at least 12 volumes to tell noise from signal, found 7" in text for text in found["warnings"])
+    assert any("predicted by the mean of the others" in text for text in found["warnings"])
+    assert not list(study.output.rglob("*noise*"))
+
+
+def test_readout_time__is_not_needed_where_nothing_is_unwarped(raw: RawStudy) -> None:
+    for path in raw.images("sub-01_ses-*_*_epi*"):
+        path.unlink()
+    raw.sidecar("*_dwi.json", TotalReadoutTime=None, EffectiveEchoSpacing=None, B0FieldSource=None)
+    raw.change(dwi={"missing_b0": "skip", "denoise": "none", "bias": "none"})
+    outcome = raw.run(sessions=SessionChoice((), ("1",)))
+    assert not outcome.failed, outcome.failed
+    # Nothing corrects the static field here.
+    white = raw.truth("1", "space-dwi_label-WM_probseg") > 0.99
+    assert abs(np.nanmedian(dwi_map(raw, "md")[white]) / np.median(raw.truth("1", "MD")[white]) - 1.0) < 0.1
+    assert max(dwi_quality(raw)["motion"]["eddy_rms_mm"]["per_volume"]) > 0.3

@@ -57,6 +57,7 @@ def fake_images(seed: int = 0, volumes: int = 33) -> DwiImages:
         b0_after=v["b0"],
         residual_percent=np.abs(3.0 + rng.standard_normal(SHAPE)),
         noise=np.full(SHAPE, 9.0) + rng.standard_normal(SHAPE),
+        removed=np.full(SHAPE, 0.9) + 0.05 * rng.standard_normal(SHAPE),
         slice_z=z,
         bvals=np.concatenate([np.zeros(3), np.full(volumes - 3, 1000.0)]),
         outliers=[(12, 9), (20, 25)],

@@ -183,7 +183,7 @@ def test_carpet_png__other_shapes_are_refused(z: np.ndarray) -> None:
 
 def test_dwi_figures__are_all_there_and_small(fake_dwi: ModuleType) -> None:
     found = dwi_figures(fake_dwi.fake_images())
-    assert list(found) == ["direction", "b0", "fa", "md", "residual", "noise", "outliers"]
+    assert list(found) == ["direction", "b0", "fa", "md", "residual", "noise", "removed", "outliers"]
     assert all(200 < len(png) < 250_000 for png in found.values())
     thumbnails = dwi_thumbnails(fake_dwi.fake_images())
     assert list(thumbnails) == ["direction", "fa", "md"]
@@ -191,12 +191,12 @@ def test_dwi_figures__are_all_there_and_small(fake_dwi: ModuleType) -> None:
 
 
 def test_dwi_figures__what_there_is_not_is_not_drawn(fake_dwi: ModuleType) -> None:
-    images = replace(fake_dwi.fake_images(), noise=None, residual_percent=None, slice_z=None)
+    images = replace(fake_dwi.fake_images(), noise=None, removed=None, residual_percent=None, slice_z=None)
     assert list(dwi_figures(images)) == ["direction", "b0", "fa", "md"]
 
 
 def test_dwi_figures__an_empty_brain_is_drawn_all_the_same(fake_dwi: ModuleType) -> None:
     images = fake_dwi.fake_images()
     nothing = replace(images, brain=np.zeros_like(images.brain))
-    assert len(dwi_figures(nothing)) == 7
+    assert len(dwi_figures(nothing)) == 8
     assert len(dwi_thumbnails(nothing)) == 3

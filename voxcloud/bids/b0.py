@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxcloud.bids.acquisitions import B0Acquisition
+from voxcloud.bids.grids import check_grids
 from voxcloud.bids.protocol import (
     ECHO_SPACING,
     MILLISECONDS,
@@ -15,7 +16,6 @@ from voxcloud.bids.protocol import (
     Findings,
     Quantity,
     Scan,
-    check_grids,
     is_number,
     names,
     read_number,

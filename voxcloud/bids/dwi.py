@@ -41,22 +41,7 @@ _WANTED = Wanted(DATATYPE, SUFFIX, f"Diffusion images have the suffix {SUFFIX} i
 def find_dwi_sessions(
     root: str | Path, participants: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return (participant, session) of every session with ``sub-*/[ses-*/]dwi/*_dwi.nii[.gz]``, in order.
-
-    The session is empty where there are no session folders.
-
-    Parameters
-    ----------
-    root
-        Folder of a raw BIDS data set.
-    participants, sessions
-        Labels to keep, with or without ``sub-`` and ``ses-``; empty keeps all. A participant may lack a session.
-
-    Raises
-    ------
-    BidsError
-        If the folder is not such a data set, holds no such images, or a label asked for does not exist.
-    """
+    """Return (participant, session) of every session with ``dwi/*_dwi.nii[.gz]``; see ``visits.find_visits``."""
     return find_visits(root, _WANTED, participants, sessions)
 
 

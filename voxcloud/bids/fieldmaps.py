@@ -9,6 +9,7 @@ from typing import Literal
 
 from voxcloud.bids import b0
 from voxcloud.bids.acquisitions import B1Acquisition, B1Method
+from voxcloud.bids.grids import check_grids
 from voxcloud.bids.protocol import (
     B1_FLIP_ANGLE,
     REPETITION_TIME,
@@ -17,7 +18,6 @@ from voxcloud.bids.protocol import (
     Findings,
     Quantity,
     Scan,
-    check_grids,
     is_number,
     names,
     read_number,

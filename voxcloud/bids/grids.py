@@ -36,3 +36,13 @@ def check_places(group: str, scans: Sequence[Scan], findings: Findings, advice: 
             findings.refuse(
                 f"{group}: expected images in one place, found corners {apart:.3g} mm apart ({both}). {advice}"
             )
+
+
+def check_grids(group: str, scans: Sequence[Scan], findings: Findings, advice: str = "Convert them again.") -> None:
+    """Check that images have one volume each, one size and one place."""
+    for scan in scans:
+        if scan.header is not None and scan.header.n_volumes != 1:
+            findings.refuse(
+                f"{scan.name}: expected one volume, found {scan.header.n_volumes}. Split it into one file per volume."
+            )
+    check_places(group, scans, findings, advice)

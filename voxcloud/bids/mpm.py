@@ -33,22 +33,7 @@ _WANTED = Wanted("anat", SUFFIX, f"Multi-echo FLASH with PD, T1 and MT weighting
 def find_sessions(
     root: str | Path, participants: Sequence[str] = (), sessions: Sequence[str] = ()
 ) -> list[tuple[str, str]]:
-    """Return (participant, session) of every session with multi-parameter mapping, in order.
-
-    These are ``sub-*/[ses-*/]anat/*_MPM.nii[.gz]``; the session is empty where there are no session folders.
-
-    Parameters
-    ----------
-    root
-        Folder of a raw BIDS data set.
-    participants, sessions
-        Labels to keep, with or without ``sub-`` and ``ses-``; empty keeps all. A participant may lack a session.
-
-    Raises
-    ------
-    BidsError
-        If the folder is not such a data set, holds no such images, or a label asked for does not exist.
-    """
+    """Return (participant, session) of every session with ``anat/*_MPM.nii[.gz]``; see ``visits.find_visits``."""
     return find_visits(root, _WANTED, participants, sessions)
 
 

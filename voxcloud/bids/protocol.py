@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voxcloud.bids.nifti import SAME_PLACE_MM, NiftiFile, corner_distance, open_nifti
+from voxcloud.bids.nifti import NiftiFile, open_nifti
 from voxcloud.bids.raw import RawImage, absent_content, image_stem
 from voxcloud.bids.sidecars import ImageMetadata, Metadata
 from voxcloud.errors import BidsError, VoxcloudError
@@ -299,28 +299,3 @@ def shared_number(group: str, scans: Sequence[Scan], quantity: Quantity, finding
         )
         return None
     return low
-
-
-def check_grids(group: str, scans: Sequence[Scan], findings: Findings, advice: str = "Convert them again.") -> None:
-    """Check that images have one volume each, one size and one place."""
-    headers = [scan.header for scan in scans if scan.header is not None]
-    for scan in scans:
-        if scan.header is not None and scan.header.n_volumes != 1:
-            findings.refuse(
-                f"{scan.name}: expected one volume, found {scan.header.n_volumes}. Split it into one file per volume."
-            )
-    for header in headers[1:]:
-        first = headers[0]
-        names_of = f"{Path(first.path).name} and {Path(header.path).name}"
-        if header.shape != first.shape:
-            sizes = [" x ".join(map(str, h.shape)) for h in (first, header)]
-            findings.refuse(
-                f"{group}: expected images of one size, found {sizes[0]} and {sizes[1]} voxels ({names_of}). {advice}"
-            )
-            return
-        apart = corner_distance(first.affine, header.affine, first.shape)
-        if apart > SAME_PLACE_MM:
-            findings.refuse(
-                f"{group}: expected images in one place, found corners {apart:.3g} mm apart ({names_of}). {advice}"
-            )
-            return

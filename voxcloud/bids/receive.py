@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from voxcloud.bids.acquisitions import CONTRASTS, CoilKind, ContrastName, Series
-from voxcloud.bids.protocol import Findings, Scan, check_grids, names
+from voxcloud.bids.grids import check_grids
+from voxcloud.bids.protocol import Findings, Scan, names
 from voxcloud.bids.runs import choose_runs
 
 SUFFIX = "RB1COR"

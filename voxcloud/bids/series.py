@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voxcloud.bids.acquisitions import CONTRASTS, ContrastName, EchoImage
+from voxcloud.bids.grids import check_grids
 from voxcloud.bids.nifti import NiftiFile
 from voxcloud.bids.protocol import (
     ECHO_TIME,
@@ -15,7 +16,6 @@ from voxcloud.bids.protocol import (
     REPETITION_TIME,
     Findings,
     Scan,
-    check_grids,
     is_number,
     names,
     read_number,

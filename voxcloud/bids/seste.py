@@ -7,6 +7,7 @@ from typing import Literal
 
 from voxcloud.bids.acquisitions import B1Acquisition
 from voxcloud.bids.b0 import find_b0, phase_encoding, readout_time
+from voxcloud.bids.grids import check_grids
 from voxcloud.bids.protocol import (
     ECHO_TIME,
     MIXING_TIME,
@@ -14,7 +15,6 @@ from voxcloud.bids.protocol import (
     SESTE_FLIP_ANGLE,
     Findings,
     Scan,
-    check_grids,
     names,
     read_number,
     shared_number,

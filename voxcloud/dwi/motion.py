@@ -90,7 +90,7 @@ class MotionCorrected:
     covered : (x, y, z), seen in every volume.
     model : what predicted the volumes.
     warnings : what had to be simplified or looks wrong.
-    report : plain values (JSON).
+    report : plain values (JSON); ``registrations_cpu_s``: CPU seconds of registrations in processes of their own.
 
     References
     ----------
@@ -138,11 +138,12 @@ def correct_motion(
     with a rigid movement M, the static field f in Hz, which goes with the head, the field e of eddy currents (linear
     and quadratic in the scanner's coordinates), the readout time T and sign s of phase encoding, and the voxel w along
     it.
+
     Each volume is registered to its prediction from all others (``prediction``), as the volume would see it: M, e and
     an intensity are found by Gauss-Newton on observed voxels. Eddy terms have a prior, linear in g for each shell,
-    whose variance is estimated. A constant field cannot be told from a shift along phase encoding and is part of M;
-    shells as a whole are
-    registered to the b = 0 images. The first b = 0 volume is the reference.
+    whose variance is estimated. A constant field looks like a shift along phase encoding: it is found as one, and told
+    from the head's movement by what follows the gradients (``offsets``). Shells as a whole are brought to the b = 0
+    images by registration and by neighbours in time. The first b = 0 volume is the reference.
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ FAR_MM, MOST_LOST, LEAST_INTENSITY = 12.0, 0.25, 0.6
 
 
 def finished(state: State) -> Corrected:
+    """Resample every volume once, and gather what was found."""
     problem, motion = state.problem, state.motion
     state.kept.clear()
     _place_others(state)
@@ -45,7 +46,7 @@ def finished(state: State) -> Corrected:
         covered,
         state.process,
         tuple(_doubts(state)),
-        {"passes": state.history},
+        {"passes": state.history, "registrations_cpu_s": state.child_cpu_s},
     )
 
 

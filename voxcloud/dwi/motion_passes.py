@@ -69,7 +69,8 @@ def correct(problem: Problem) -> Corrected:
     register_b0(early, COARSE_MM)
     _follow(early, b0)
     register_weighted(early, SCHEDULE[:-1])
-    state.motion, state.history, state.aligned = early.motion, early.history, early.aligned
+    state.motion, state.history = early.motion, early.history
+    state.aligned, state.child_cpu_s = early.aligned, early.child_cpu_s
     register_b0(state, (FINE_MM, 0.0))
     register_weighted(state, SCHEDULE[-1:])
     # Extrapolation would carry noise on: at full resolution each pass is taken as it is.

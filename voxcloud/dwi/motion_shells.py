@@ -123,8 +123,9 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
             continue
         part = list(group.volumes)
         again = k in state.aligned
-        matrix = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
+        matrix, cpu_s = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
         state.aligned.add(k)
+        state.child_cpu_s += cpu_s
         # What edges ask for once they lie on each other is largely their own error: with large voxels it changes sign
         # from time to time.
         found = (AGAIN if again else 1.0) * _numbers(matrix, centre)
@@ -136,14 +137,19 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
             state.motion.movement[v] = state.motion.movement[v] @ change
 
 
-def _registered(still: Float32, moving: Float32, affine: Float64, inside: Bools, *, search: bool) -> Float64:
-    """Return the rigid movement from the b = 0 image to a shell's mean: searched for, or refined by edges only."""
+def _registered(
+    still: Float32, moving: Float32, affine: Float64, inside: Bools, *, search: bool
+) -> tuple[Float64, float]:
+    """Return the rigid movement from the b = 0 image to a shell's mean, and CPU seconds of processes beside this one.
+
+    It is searched for, or else refined by edges only.
+    """
     if search:
         found = register_rigid(still, affine, moving, affine, fixed_mask=inside)
-        return np.eye(4) if found.flagged else found.matrix
+        return np.eye(4) if found.flagged else found.matrix, found.cpu_s
     (f, f_affine), (m, m_affine) = (averaged(image, affine, REFINE_MM) for image in (still, moving))
     mask = averaged(inside, affine, REFINE_MM)[0] >= 0.5
-    return np.asarray(refine_rigid(f, f_affine, m, m_affine, mask, np.eye(4)).matrix)
+    return np.asarray(refine_rigid(f, f_affine, m, m_affine, mask, np.eye(4)).matrix), 0.0
 
 
 def _numbers(matrix: Float64, centre: Float64) -> Float64:

@@ -86,6 +86,8 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     # Groups that were brought to b = 0 once: from then on nothing is searched for.
     aligned: set[int] = field(default_factory=set)
+    # Of registrations in processes of their own.
+    child_cpu_s: float = 0.0
 
     @property
     def inside(self) -> Bools:
@@ -134,6 +136,7 @@ def coarser(problem: Problem, grid_mm: float) -> Problem | None:
 
 
 def start_state(problem: Problem, centre: Float64 | None = None) -> State:
+    """Return a head that does not move; ``centre``, in mm, is that of the mask unless it is given."""
     if centre is None:
         centre = (problem.affine @ np.append(np.argwhere(problem.mask).mean(axis=0), 1.0))[:3]
     shape = problem.mask.shape

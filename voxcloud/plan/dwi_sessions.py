@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from voxcloud.bids.dwi import find_dwi_sessions, read_dwi
-from voxcloud.bids.dwi_acquisitions import DwiSession
+from voxcloud.bids.dwi_acquisitions import DwiSeries, DwiSession
 from voxcloud.bids.dwi_names import DWI_MAPS, DwiFile, dwi_file_name, dwi_map_name
 from voxcloud.bids.nifti import open_nifti
 from voxcloud.config.dwi import Dwi
@@ -32,6 +32,9 @@ REGISTRATION_BYTES = 200_000_000
 BYTES_PER_VALUE = 24
 CPU_S_PER_VALUE = 7e-6
 CPU_S_AT_LEAST = 20.0
+
+# MP-PCA on fewer volumes tells signal from noise badly (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016).
+FEWEST_TO_DENOISE = 12
 
 # Settings that decide which acquisitions are taken: what was taken is in the unit, how it was chosen is not.
 CHOOSING = ("missing_b0", "run")
@@ -61,11 +64,6 @@ def joint_table(session: DwiSession, *, scale_by_length: bool) -> GradientTable:
         With every problem.
     """
     several = len(session.series) > 1
-    for series in session.series:
-        counts = {len(series.bvals), len(series.bvecs), series.n_volumes}
-        if len(counts) > 1:
-            unit = f"{session.who}, {Path(series.path).name}"
-            check_gradients(series.bvals, _columns(series.bvecs), series.n_volumes, unit=unit)
     b = np.concatenate([np.asarray(series.bvals, np.float64) for series in session.series])
     vectors = np.concatenate([_columns(series.bvecs) for series in session.series], axis=1)
     names = ", ".join(Path(series.path).name for series in session.series)
@@ -99,6 +97,11 @@ def _unlike_shells(session: DwiSession) -> tuple[str, ...]:
     return tuple(f"{session.who}: {text}" for text in compare_shells(_own_tables(session)))
 
 
+def denoised(session: DwiSession, how: str) -> list[DwiSeries]:
+    """Return which images of a session are denoised: those with enough volumes."""
+    return [series for series in session.series if how == "mp-pca" and series.n_volumes >= FEWEST_TO_DENOISE]
+
+
 def derivative_paths(session: DwiSession, dwi: Dwi) -> Iterator[str]:
     """Yield where the derivatives of a session lie, but for its quality control."""
     who = session.participant_id, session.session_id
@@ -106,7 +109,7 @@ def derivative_paths(session: DwiSession, dwi: Dwi) -> Iterator[str]:
         for extension in (".nii.gz", ".json"):
             yield dwi_map_name(*who, parameter, extension=extension)
     kinds: list[DwiFile] = ["mask", "reference", "negatives"]
-    kinds += ["noise"] if dwi.denoise == "mp-pca" else []
+    kinds += ["noise"] if denoised(session, dwi.denoise) else []
     kinds += ["field"] if session.b0 is not None else []
     for kind in kinds:
         for extension in (".nii.gz", ".json"):
@@ -141,11 +144,12 @@ def _maps_unit(raw: RawData, dwi: Dwi, session: DwiSession) -> WorkUnit:
 def how_made(unit: WorkUnit) -> dict[str, Any]:
     """Return how a session's maps are made, in the words of their sidecars (``bids.signatures``)."""
     dwi, session = unit.params["dwi"], unit.params["session"]
-    whole = all(series["partial_fourier"] >= 1 for series in session["series"])
+    images = DwiSession.from_tree({**session, "warnings": ()})
+    whole = all(series.partial_fourier >= 1 for series in images.series)
     b0, defaults = session["b0"], Dwi().model_dump()
     told = ("denoise", "unringing", "motion", "eddy", "bias", "frame", "series")
     return {
-        "Denoising": dwi["denoise"],
+        "Denoising": dwi["denoise"] if denoised(images, dwi["denoise"]) else "none",
         "Unringing": dwi["unringing"] == "auto" and whole,
         "SusceptibilityCorrection": b0["method"] if b0 is not None else "none",
         "MotionCorrection": dwi["motion"],

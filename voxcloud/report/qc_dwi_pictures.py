@@ -20,6 +20,7 @@ Bools = npt.NDArray[np.bool_]
 FA_WINDOW = (0.0, 1.0, "no unit")
 MD_WINDOW = (0.0, 1.6, "1e-3 mm2/s")
 RESIDUAL_WINDOW = (0.0, 10.0, "% of S0")
+REMOVED_WINDOW = (0.0, 2.0, "noise SD")
 NOISE_REACH = 2.5  # times the median: noise is in arbitrary units
 
 
@@ -37,6 +38,7 @@ class DwiImages:
     b0_before, b0_after : mean of the volumes with b = 0 before any correction of motion and distortion, and after.
     residual_percent : ``dwi.quality.residual_map``.
     noise : standard deviation before denoising, in units of the signals.
+    removed : root mean square over volumes of what denoising took out, over ``noise``.
     slice_z : (slice, volume), z of each slice's mean residual; NaN where it was not judged.
     bvals : (volume,), s/mm2; needed with ``slice_z``.
     outliers : slice and volume of those that were named.
@@ -51,6 +53,7 @@ class DwiImages:
     b0_after: Values
     residual_percent: Values | None = None
     noise: Values | None = None
+    removed: Values | None = None
     slice_z: Values | None = None
     bvals: Values | None = None
     outliers: Sequence[tuple[int, int]] = ()
@@ -80,6 +83,9 @@ def dwi_figures(images: DwiImages) -> dict[str, bytes]:
         known = noise[np.isfinite(noise)]
         high = NOISE_REACH * float(np.median(known)) if known.size else 1.0
         found["noise"] = _map(noise, affine, (0.0, high if high > 0 else 1.0, "arbitrary"), "Noise level")
+    if images.removed is not None:
+        removed = np.where(inside, images.removed, np.nan)
+        found["removed"] = _map(removed, affine, REMOVED_WINDOW, "What denoising took out")
     if images.slice_z is not None and images.bvals is not None:
         found["outliers"] = carpet_png(
             images.slice_z, images.bvals, flagged=images.outliers, title="Residual of each slice, in SD (z)"

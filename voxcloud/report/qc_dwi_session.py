@@ -28,7 +28,9 @@ CAPTIONS = {
     "residual": "What the tensor leaves of the signals (root of its mean square), in percent of the signal at b = 0. "
     "Rims are movement or distortion, stripes are slices, arteries and fluid pulsate.",
     "noise": "Noise level found by denoising: smooth, highest where coils are far or acceleration is worst. Anatomy in "
-    "it is signal that was taken out.",
+    "it is signal that was taken for noise.",
+    "removed": "What denoising took out of the signals (root of its mean square over volumes), over the noise level: "
+    "even and near 1. Anatomy in it is signal that was taken out.",
     "outliers": "Residual of each slice in every volume, in SD of what is usual. Framed: named as an outlier. Grey: "
     "not judged. The stripe below shows b-values, dark for high ones.",
 }
@@ -39,6 +41,7 @@ ALTS = {
     "md": "MD, axial slices",
     "residual": "residual of the tensor, axial slices",
     "noise": "noise level, axial slices",
+    "removed": "what denoising took out over the noise level, axial slices",
     "outliers": "z of every slice of every volume",
 }
 VERDICTS = {

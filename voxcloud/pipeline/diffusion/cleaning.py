@@ -11,12 +11,10 @@ import numpy.typing as npt
 from voxcloud.bids.dwi_acquisitions import DwiSession
 from voxcloud.dwi.denoise import denoise
 from voxcloud.dwi.gibbs import PartialFourierError, unring
-from voxcloud.errors import VoxcloudError
 from voxcloud.pipeline.diffusion.series import DiffusionImages
+from voxcloud.plan.dwi_sessions import FEWEST_TO_DENOISE, denoised
 
 Float32 = npt.NDArray[np.float32]
-# Patches of fewer volumes tell signal from noise badly (Veraart et al. 2016, doi:10.1016/j.neuroimage.2016.08.016).
-FEWEST_VOLUMES = 12
 
 
 @dataclass(eq=False)
@@ -27,8 +25,8 @@ class Cleaned:
     ----------
     noise
         (x, y, z) noise level, NaN where it is unknown; None where nothing was denoised.
-    residual
-        (x, y, z) RMS over volumes of what denoising took out.
+    removed
+        (x, y, z) RMS over volumes of what denoising took out, over the noise level.
     record
         Plain values (JSON).
     warnings
@@ -36,7 +34,7 @@ class Cleaned:
     """
 
     noise: Float32 | None = None
-    residual: Float32 | None = None
+    removed: Float32 | None = None
     record: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -52,26 +50,23 @@ def clean(images: DiffusionImages, session: DwiSession, head: npt.NDArray[np.boo
 def _denoise(images: DiffusionImages, session: DwiSession, head: npt.NDArray[np.bool_], found: Cleaned) -> str:
     # Noise is that of the receive chain, alike in all series of a session: the largest one tells it.
     largest = max(images.parts, key=lambda part: part.stop - part.start)
+    chosen = denoised(session, "mp-pca")
     extent: tuple[int, ...] = ()
     for part, series in zip(images.parts, session.series, strict=True):
-        n = part.stop - part.start
-        if n < FEWEST_VOLUMES:
+        if series not in chosen:
             found.warnings.append(
-                f"{session.who}, {series.path.rpartition('/')[2]}: expected at least {FEWEST_VOLUMES} volumes to tell "
-                f"noise from signal, found {n}: not denoised."
+                f"{session.who}, {series.path.rpartition('/')[2]}: expected at least {FEWEST_TO_DENOISE} volumes to "
+                f"tell noise from signal, found {series.n_volumes}: not denoised."
             )
             continue
-        try:
-            result = denoise(images.data[..., part], head)
-        except VoxcloudError as error:
-            found.warnings.append(f"{session.who}: not denoised: {error}")
-            continue
+        result = denoise(images.data[..., part], head)
         images.data[..., part] = np.where(head[..., None], result.data, images.data[..., part])
         if part == largest:
             extent = result.extent
             found.noise = np.asarray(result.noise, np.float32)
             squares = np.einsum("xyzv,xyzv->xyz", result.residuals, result.residuals, dtype=np.float64)
-            found.residual = np.asarray(np.sqrt(squares / n), np.float32)
+            level = np.where(found.noise > 0, found.noise, np.nan)
+            found.removed = np.asarray(np.sqrt(squares / series.n_volumes) / level, np.float32)
     return f"MP-PCA, patches of {' x '.join(map(str, extent))} voxels" if extent else "none"
 
 

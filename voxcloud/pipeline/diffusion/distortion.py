@@ -17,11 +17,11 @@ from voxcloud.pipeline.diffusion.series import DiffusionImages
 from voxcloud.pipeline.mapping.b0 import to_hertz
 from voxcloud.pipeline.mapping.moves import find_move
 from voxcloud.space.epi_pair_moved import MovedPair, field_from_moved_pair
-from voxcloud.space.unwarp import PhaseEncoding, phase_axis, resample_field, unwarp_epi
+from voxcloud.space.unwarp import PhaseEncoding, resample_field, unwarp_epi
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-# BIDS: T. Only the record of phase images needs it.
+# T; only the range in which a measured field is plausible depends on it.
 USUAL_FIELD_T = 3.0
 
 
@@ -115,7 +115,8 @@ def _from_map(images: DiffusionImages, session: DwiSession, head: npt.NDArray[np
     hertz = to_hertz(session.b0, strength)
     magnitude = session.b0.images.get("magnitude")
     shown = None if magnitude is None else np.asarray(load_volume(magnitude).values, np.float32)
-    return _brought(images, session, head, hertz.hz, shown, hertz.affine, hertz.record, hertz.warnings)
+    told = tuple(f"{session.who}: {text}" for text in hertz.warnings)
+    return _brought(images, session, head, hertz.hz, shown, hertz.affine, hertz.record, told)
 
 
 def _brought(
@@ -137,11 +138,11 @@ def _brought(
     on_grid = resample_field(hz, affine, shape, images.affine)
     if shown is None:
         return StaticField(on_grid, {**record, "registration": "by the headers"}, told)
-    series = session.series[0]
+    acquired = images.acquisitions[0]
     first = np.zeros(images.table.b0.size, bool)
     first[images.parts[0]] = True
-    direction: Any = series.phase_encoding
-    unwarped = unwarp_epi(images.mean_b0(first), on_grid, series.readout_s or 0.0, direction, modulate=True)
+    direction: Any = acquired.phase_encoding
+    unwarped = unwarp_epi(images.mean_b0(first), on_grid, acquired.readout_s, direction, modulate=True)
     move = find_move("field map to diffusion", np.asarray(unwarped), images.affine, shown, affine, head, "rigid")
     moved = resample_field(hz, affine, shape, move.matrix @ images.affine)
     return StaticField(moved, {**record, "registration": move.record}, told, move.cpu_s)
@@ -154,7 +155,6 @@ def unwarp_all(images: DiffusionImages, field: StaticField | None) -> None:
     for part in images.parts:
         acquired = images.acquisitions[part.start]
         direction: Any = acquired.phase_encoding
-        phase_axis(direction)
         images.data[..., part] = unwarp_epi(
             images.data[..., part], field.hz, acquired.readout_s, direction, modulate=True
         )

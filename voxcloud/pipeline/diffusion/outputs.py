@@ -53,7 +53,7 @@ def write_maps(unit: WorkUnit, store: Store, session: DwiSession, done: Processe
         store.write_bytes(dwi_map_name(*who, parameter, extension=".json"), sidecar_bytes(tree))
     for kind, values, tree in _files(done):
         store.write_bytes(dwi_file_name(*who, kind), volume_bytes(values, affine, _described(kind)))
-        store.write_bytes(dwi_file_name(*who, kind, ".json"), sidecar_bytes(tree | common))
+        store.write_bytes(dwi_file_name(*who, kind, ".json"), sidecar_bytes(common | tree))
     if unit.params["dwi"]["series"]:
         _write_series(store, session, done, common)
 
@@ -91,7 +91,11 @@ def _files(done: Processed) -> Iterator[tuple[DwiFile, Floats, dict[str, Any]]]:
         yield (
             "noise",
             done.cleaned.noise,
-            {"Description": "Noise level (standard deviation) of the images as measured.", "Units": "arbitrary"},
+            {
+                "Description": "Noise level (standard deviation) of the images as measured.",
+                "Units": "arbitrary",
+                "Space": "as the diffusion images were acquired, with their distortion",
+            },
         )
     if done.field is not None:
         yield "field", done.field.hz, {"Description": "Static field, as the first image has it.", "Units": "Hz"}

@@ -50,6 +50,7 @@ def session_quality(unit: WorkUnit, session: DwiSession, done: Processed) -> tup
         b0_after=images.mean_b0(),
         residual_percent=residual_map(images.data, fit, images.table.bvals, world, done.inside),
         noise=done.cleaned.noise,
+        removed=done.cleaned.removed,
         slice_z=None if motion is None else motion.outlier_z.T,
         bvals=images.table.bvals,
         outliers=_outlier_slices(motion),

@@ -17,6 +17,8 @@ from voxcloud.errors import ImageError
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 NAMED = 5
+# Without a field map nothing rests on the readout time but the unit of the eddy currents' field.
+NOMINAL_READOUT_S = 0.05
 
 
 @dataclass(eq=False)
@@ -86,8 +88,9 @@ def load_series(session: DwiSession, table: GradientTable) -> DiffusionImages:
                 data, affine = np.empty((total, *volume.values.shape), np.float32), volume.affine
             data[start + k] = volume.values
             _refuse_unknown(session.who, series.path, k, data[start + k], series.slice_axis)
+        acquired = VolumeAcquisition(series.phase_encoding, series.readout_s or NOMINAL_READOUT_S)
         parts.append(slice(start, start + series.n_volumes))
-        acquisitions += [VolumeAcquisition(series.phase_encoding, series.readout_s or 0.0)] * series.n_volumes
+        acquisitions += [acquired] * series.n_volumes
         start += series.n_volumes
     assert data is not None
     joined = np.ascontiguousarray(np.moveaxis(data, 0, 3))

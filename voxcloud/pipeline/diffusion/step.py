@@ -69,7 +69,8 @@ class Processed:
     @property
     def registrations_cpu_s(self) -> float:
         """CPU seconds of processes beside this one."""
-        return self.field.cpu_s if self.field is not None else 0.0
+        of_field = self.field.cpu_s if self.field is not None else 0.0
+        return of_field + (float(self.motion.report["registrations_cpu_s"]) if self.motion is not None else 0.0)
 
 
 def dwi_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -146,7 +147,7 @@ def process(session: DwiSession, dwi: Mapping[str, Any], phases: Phases) -> Proc
 
 
 def _frame(images: DiffusionImages, brain: Bool, who: str) -> FrameCheck:
-    """Check the frame of the b-vectors on the images as they are, before hours go into correcting them."""
+    """Check the frame of the b-vectors on the images as they are, before minutes go into correcting them."""
     fit = _fitted(images, brain, None)
     found = check_frame(fit.direction, fit.fa, images.affine, brain, unit=who)
     if found.verdict is Verdict.WRONG:
