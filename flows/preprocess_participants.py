@@ -17,7 +17,8 @@ from voxcloud.config.load import load_study
 from voxcloud.errors import StudyFileError, UnitFailedError
 from voxcloud.pipeline.engines import Engine, usable_share
 from voxcloud.pipeline.study import run_study
-from voxcloud.plan.sessions import MAPS_STEPS, modalities
+from voxcloud.plan.sessions import modalities
+from voxcloud.plan.space import SESSION_STEPS
 
 # Sessions that are tasks of their own: Prefect's server and its pages are made for hundreds of tasks a run. Those
 # beyond run all the same, and the artifacts count them.
@@ -56,7 +57,7 @@ class WatchedEngine:
 
     def submit(self, function: Callable[..., Any], *args: Any, key: str, memory: int) -> Future[Any]:
         """Submit one unit; the future holds the engine's own answer, whatever Prefect makes of its task."""
-        if key.partition("/")[0] not in MAPS_STEPS or self.tasks >= MOST_TASKS:
+        if key.partition("/")[0] not in SESSION_STEPS or self.tasks >= MOST_TASKS:
             return self.engine.submit(function, *args, key=key, memory=memory)
         self.tasks += 1
         found: Future[Any] = Future()

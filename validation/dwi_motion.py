@@ -1,10 +1,12 @@
 """Motion and eddy-current correction of simulated diffusion images against their truth, beside other programs.
 
-    python validation/dwi_motion.py [--voxel 3.0] [--seed 4711] [--quick]
+    python validation/dwi_motion.py [--voxel 3.0] [--seed 4711] [--quick] [--ants-python /path/to/python]
 
 A brain that moves by known amounts, distorted by known fields of eddy currents (``tests/dwi/moving_brain.py``), with
 Rician noise and slices that lost their signal, is corrected by voxcloud, and each volume is registered to the first
-b = 0 image by greedy (affine, normalised mutual information) and by dipy (affine, mutual information). Displacement
+b = 0 image by greedy (affine, normalised mutual information), by dipy (affine, mutual information), and by ANTs (antspyx,
+affine, its defaults) where a Python that has it is named: it is no dependency and runs as a process of its own,
+with one thread. Displacement
 errors are means over the brain of the distance between where each point is and where it was found, against the first
 b = 0 image. A seed that nobody has used yet gives movements, fields, noise and directions that nothing was tuned on.
 """
@@ -13,12 +15,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
+import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 
 from voxcloud.dwi.motion import MotionCorrected, correct_motion
@@ -35,6 +41,28 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
 # Volumes that the other programs register: all of them take too long.
 COMPARED = 8
 WHITE_FA = 0.4
+# What a Python with antspyx runs: folder of fixed.nii, 0.nii, ... in, matrices.json out. The transform takes points of
+# the fixed image to the moving one, in LPS+ mm, y = A (x - c) + t + c.
+ANTS = """
+import json, pathlib, sys, time
+import ants
+import numpy as np
+folder = pathlib.Path(sys.argv[1])
+fixed, found = ants.image_read(str(folder / "fixed.nii")), []
+start = time.process_time()
+for n in range(int(sys.argv[2])):
+    moving = ants.image_read(str(folder / f"{n}.nii"))
+    result = ants.registration(fixed=fixed, moving=moving, type_of_transform="Affine", random_seed=1)
+    transform = ants.read_transform(result["fwdtransforms"][0])
+    p, c = np.array(transform.parameters), np.array(transform.fixed_parameters)
+    matrix = np.eye(4)
+    matrix[:3, :3] = p[:9].reshape(3, 3)
+    matrix[:3, 3] = p[9:] + c - matrix[:3, :3] @ c
+    flip = np.diag([-1.0, -1.0, 1.0, 1.0])
+    found.append((flip @ matrix @ flip).tolist())
+spent = time.process_time() - start
+(folder / "matrices.json").write_text(json.dumps({"matrices": found, "cpu_s": spent}))
+"""
 
 
 def simulator() -> Any:
@@ -93,6 +121,34 @@ def dipy_affine(brain: Any, volume: int) -> np.ndarray:
     return np.asarray(matrix, np.float64)
 
 
+def ants_affine(brain: Any, volumes: list[int], python: str) -> tuple[list[np.ndarray], float]:
+    """Register volumes to the first b = 0 image with antspyx, affine; return matrices and CPU seconds."""
+    first = int(np.flatnonzero(brain.b < 50)[0])
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        names = {"fixed": first} | {str(n): v for n, v in enumerate(volumes)}
+        for name, volume in names.items():
+            nib.save(nib.Nifti1Image(brain.data[..., volume], brain.affine), folder / f"{name}.nii")
+        subprocess.run(
+            [python, "-c", ANTS, str(folder), str(len(volumes))],
+            check=True,
+            env={"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "TMPDIR": temporary},
+        )
+        told = json.loads((folder / "matrices.json").read_text())
+    return [np.array(matrix) for matrix in told["matrices"]], float(told["cpu_s"])
+
+
+def print_ants(tools: Any, brain: Any, volumes: list[int], python: str) -> None:
+    """Print the line of ANTs."""
+    matrices, spent = ants_affine(brain, volumes, python)
+    errors = [error_of_matrix(tools, brain, v, matrix) for v, matrix in zip(volumes, matrices, strict=True)]
+    print(
+        f"| | ANTs affine ({len(errors)} volumes) | {np.mean(errors):.3f} | {np.max(errors):.3f} | | "
+        f"{spent / len(errors):.1f} |",
+        flush=True,
+    )
+
+
 def angles_deg(found: MotionCorrected, brain: Any) -> np.ndarray:
     """Return by how many degrees turned b-vectors are off, (v,)."""
     return np.degrees(np.arccos(np.clip((found.bvecs * brain.turned).sum(axis=0), -1, 1)))
@@ -134,7 +190,7 @@ def _settings(**changes: Any) -> Any:
     return MotionSettings(**changes)
 
 
-def table(tools: Any, name: str, seed: int, voxel_mm: float, quick: bool) -> None:
+def table(tools: Any, name: str, seed: int, voxel_mm: float, quick: bool, ants: str | None) -> None:
     """Print the lines of one protocol."""
     brain = tools.simulate(voxel_mm=voxel_mm, seed=seed, **PROTOCOLS[name])
     start = time.process_time()
@@ -163,6 +219,8 @@ def table(tools: Any, name: str, seed: int, voxel_mm: float, quick: bool) -> Non
                 f"{spent / len(errors):.1f} |",
                 flush=True,
             )
+        if ants:
+            print_ants(tools, brain, [int(v) for v in chosen[b]], ants)
     lost, told = np.argwhere(brain.dropped).tolist(), np.argwhere(found.outliers).tolist()
     print(f"\nlost slices {lost}, found {told}")
     if not quick:
@@ -181,13 +239,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=4711)
     parser.add_argument("--quick", action="store_true", help="without other programs and FA")
     parser.add_argument("--protocol", type=int, choices=range(len(PROTOCOLS)), help="one protocol only")
+    parser.add_argument("--ants-python", help="interpreter of an environment with antspyx")
     asked = parser.parse_args()
+    here = sys.executable if importlib.util.find_spec("ants") else None
     tools = simulator()
     print("| images | by | mean error, mm | largest volume | b-vectors off, deg (max) | s per volume |")
     print("|---|---|---|---|---|---|")
     for k, name in enumerate(PROTOCOLS):
         if asked.protocol in (None, k):
-            table(tools, name, asked.seed + k, asked.voxel, asked.quick)
+            table(tools, name, asked.seed + k, asked.voxel, asked.quick, asked.ants_python or here)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,13 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
         (("--raw", "--modality", "dti"), "--modality is expected to be mpm or dwi, found dti. Did you mean 'dwi'?"),
         (("--raw", "--modality", "dwi", "--b1", "AFI"), "--b1 is for mpm, found --modality dwi"),
         (("--raw", "--b1", "AFl"), "b1 is expected to be one of AFI, SESTE"),
+        (("--study",), "--study is for raw data. Add --raw"),
+        (
+            ("--raw", "--study", "--modality", "dwi"),
+            "a study needs mpm, found --modality dwi alone",
+        ),
+        (("--raw", "--study", "--visits", 6), "--visits is expected to be 1 to 5 with --study, found 6"),
+        (("--raw", "--study", "--map", "R1map"), "--map is for maps, not for --raw"),
         (("--resolution", 0.9), "resolution_mm is expected between 1 and 12 mm, found 0.9"),
     ],
 )
@@ -76,3 +83,17 @@ def test_simulate__raw_makes_diffusion_images_if_asked(
     study = (out / "study.yaml").read_text()
     assert "dwi: {}" in study
     assert "mpm" not in study
+
+
+def test_simulate__raw_study_says_what_it_planted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new"
+    options = ("--raw", "--study", "--resolution", 12, "--participants", 2, "--visits", 1, "--modality", "mpm")
+    assert run(monkeypatch, "simulate", out, *options) == 0
+    said = capsys.readouterr().out
+    assert "26 images of 2 participants at 2 visits, " in said
+    assert f"Planted 6 changes, listed in {out / 'truth' / 'truth.json'}" in said
+    assert f"Run it with: voxcloud run {out / 'study.yaml'}" in said
+    assert "space: {resolution_mm: 8}" in (out / "study.yaml").read_text()
+    assert (out / "sub-02" / "ses-day00" / "fmap" / "sub-02_ses-day00_TB1map.nii.gz").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,7 @@ def _load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(name, module)  # dataclasses look for their module
     spec.loader.exec_module(module)
     return module
 
@@ -37,6 +39,12 @@ def fake_quality() -> ModuleType:
 def fake_dwi() -> ModuleType:
     """Give the maker of diffusion sessions' quality control."""
     return _load("fake_dwi")
+
+
+@pytest.fixture(scope="session")
+def fake_space() -> ModuleType:
+    """Give the maker of quality control in template space."""
+    return _load("fake_space")
 
 
 @pytest.fixture(scope="session")

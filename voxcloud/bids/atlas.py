@@ -98,15 +98,15 @@ def load_atlas(image: str | Path | None, labels: str | Path) -> AtlasLabels:
         If the XML is none of these (document type declarations are refused unread), the image cannot be read, or it
         has other regions than the XML names.
     """
-    definition = _read_labels(Path(labels))
-    place = Path(image) if image is not None else _image_beside(Path(labels), definition)
+    definition = read_labels(Path(labels))
+    place = Path(image) if image is not None else image_beside(Path(labels), definition)
     state = place.stat() if place.is_file() else None
     identity = (state.st_size, state.st_mtime_ns, state.st_ino) if state else ()
     return _load(str(place), str(labels), definition, identity)
 
 
 @dataclass(frozen=True)
-class _Definition:
+class AtlasDefinition:
     """What a label XML says."""
 
     kind: str
@@ -115,11 +115,11 @@ class _Definition:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(image: str, labels: str, definition: _Definition, identity: tuple[int, ...]) -> AtlasLabels:
+def _load(image: str, labels: str, definition: AtlasDefinition, identity: tuple[int, ...]) -> AtlasLabels:
     del identity  # only part of the key: a file that was replaced is read again
     nifti = open_nifti(image)
     probabilistic = nifti.n_volumes > 1
-    best, probability = _most_probable(nifti) if probabilistic else _labelled(nifti, definition.kind)
+    best, probability = _most_probable(nifti) if probabilistic else labelled(nifti, definition.kind)
     highest = max(index for index, _ in definition.names)
     count = nifti.n_volumes if probabilistic else int(best.max()) + 1
     if highest >= count if probabilistic else count > highest + 1:
@@ -154,7 +154,7 @@ def _most_probable(nifti: NiftiFile) -> tuple[npt.NDArray[np.int16], npt.NDArray
     return best.reshape(nifti.shape, order="F"), rounded.reshape(nifti.shape, order="F")
 
 
-def _labelled(nifti: NiftiFile, kind: str) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+def labelled(nifti: NiftiFile, kind: str) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
     values = read_volume(nifti, 0).astype(np.float64) * nifti.slope + nifti.intercept
     first = 0 if kind == "label" else 1
     inside = np.isfinite(values) & (values > 0)
@@ -163,7 +163,7 @@ def _labelled(nifti: NiftiFile, kind: str) -> tuple[npt.NDArray[np.int16], npt.N
     return best.reshape(nifti.shape, order="F"), percent.reshape(nifti.shape, order="F")
 
 
-def _image_beside(labels: Path, definition: _Definition) -> Path:
+def image_beside(labels: Path, definition: AtlasDefinition) -> Path:
     """Return the first image that the XML names and that exists, in FSL's folders or in one folder."""
     for name in definition.images:
         relative = Path(name.lstrip("/"))
@@ -180,7 +180,7 @@ def _image_beside(labels: Path, definition: _Definition) -> Path:
     )
 
 
-def _read_labels(path: Path) -> _Definition:
+def read_labels(path: Path) -> AtlasDefinition:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -195,7 +195,7 @@ def _read_labels(path: Path) -> _Definition:
     indices = [index for index, _ in reader.names]
     if not indices or len(set(indices)) != len(indices) or min(indices) < 0:
         raise ImageError(f"{path}: expected labels with an index each, found {len(indices)} labels. Check the file.")
-    return _Definition(reader.kind.strip().lower(), tuple(reader.names), tuple(reader.images))
+    return AtlasDefinition(reader.kind.strip().lower(), tuple(reader.names), tuple(reader.images))
 
 
 class _LabelReader:

@@ -13,7 +13,9 @@ from voxcloud.errors import StudyFileError, nearest
 BIDS_VERSION = "1.10.0"
 
 BIDSIGNORE = (
-    "fits/\nstacks/\nstats/\nresults/\nmasks/\ntables/\nstudy.json\nreport.html\nqc.html\n**/*_qc.json\n**/*_qc.html\n"
+    "fits/\nstacks/\nstats/\nresults/\nmasks/\nrois/\ntables/\nstudy.json\nreport.html\nqc.html\nqc_dwi.html\n"
+    "qc_space.html\n**/*_qc.json\n**/*_qc.html\n**/*_xfm.nii.gz\n**/*_xfm.json\n"
+    "**/*_jacobian.nii.gz\n**/*_jacobian.json\n**/*_volume.nii.gz\n**/*_volume.json\n"
 )
 """Group results have no place in a published BIDS release; everything that voxcloud writes is listed here."""
 

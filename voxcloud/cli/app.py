@@ -266,10 +266,24 @@ def report(study: StudyArgument) -> None:
 
 
 @app.command()
+def share(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Argument(help="New or empty folder to copy to.", show_default=False)],
+) -> None:
+    """Copy derivatives and results to a folder that can be given away: of every image only the brain is left."""
+    from voxcloud.pipeline.sharing import share_study
+
+    found = share_study(study, out)
+    for key in found.left_out:
+        typer.echo(f"left out: {key}, which is not done", err=True)
+    typer.echo(f"{found.images} images without faces and {found.texts} other files in {found.folder}")
+
+
+@app.command()
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write, which must not exist or be empty.", show_default=False)],
     resolution: Annotated[
-        float | None, typer.Option(min=0.8, max=12.0, help="Voxel size in mm; default: 4, with --raw 2.")
+        float | None, typer.Option(min=0.8, max=12.0, help="Voxel size in mm; default: 4, with --raw alone 2.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed: the same seed makes the same bytes.")] = 0,
     maps: Annotated[
@@ -278,34 +292,46 @@ def simulate(
     raw: Annotated[
         bool, typer.Option("--raw", help="Raw data instead: multi-echo FLASH and B1+ as BIDS, of which maps are made.")
     ] = False,
+    study: Annotated[
+        bool,
+        typer.Option(
+            "--study",
+            help="With --raw: a whole study, two groups of people of unlike anatomy with planted changes, from which "
+            "one run goes to the report.",
+        ),
+    ] = False,
     participants: Annotated[
-        int | None, typer.Option(min=1, max=99, help="With --raw: how many people; default: 2.")
+        int | None, typer.Option(min=1, max=99, help="With --raw: how many people; default: 2, with --study 12.")
     ] = None,
-    visits: Annotated[int | None, typer.Option(min=1, max=99, help="With --raw: visits of each; default: 2.")] = None,
+    visits: Annotated[
+        int | None, typer.Option(min=1, max=99, help="With --raw: visits of each; default: 2, with --study 5.")
+    ] = None,
     b1: Annotated[
         str | None,
         typer.Option(
             help="With --raw: how B1+ is measured: AFI (default), SESTE (distorted, with a field map), DAM, TFL, RFM, "
-            "TB1map or none."
+            "TB1map (default with --study) or none."
         ),
     ] = None,
     modalities: Annotated[
         list[str] | None,
         typer.Option(
             "--modality",
-            help="With --raw: mpm or dwi (repeatable); default: mpm. Diffusion takes 2 to 4 minutes a session.",
+            help="With --raw: mpm or dwi (repeatable); default: mpm, with --study both. Diffusion takes 2 to 4 "
+            "minutes a session, in a study seconds.",
         ),
     ] = None,
 ) -> None:
     """Simulate the model study on real anatomy: 49 people, five groups and visits, planted effects, truth beside it.
 
-    With --raw: what the scanner gives, with known R1, PD, R2* and MTsat, or with known diffusion tensors.
+    With --raw: what the scanner gives, with known R1, PD, R2* and MTsat, or with known diffusion tensors; with --study
+    too, of a cohort in which they change.
     """
     from voxcloud.cli.simulation import SimulationOptions, simulate_with_progress
 
     chosen = tuple(maps) if maps else None, tuple(modalities) if modalities else None
     options = SimulationOptions(resolution, seed, chosen[0], participants, visits, b1, chosen[1])
-    simulate_with_progress(out, options, raw=raw)
+    simulate_with_progress(out, options, raw=raw, study=study)
 
 
 @unit_app.command("run")

@@ -13,12 +13,15 @@ from voxcloud.cli.text import command_line, number_of, seconds, size
 from voxcloud.errors import StudyFileError, nearest
 from voxcloud.pipeline.engines import worker_count
 from voxcloud.pipeline.study import plan_study
+from voxcloud.testing.cohort import REFERENCE_DAYS
 from voxcloud.testing.raw import simulate_raw
 from voxcloud.testing.raw_dwi_protocol import DwiProtocol
+from voxcloud.testing.raw_study import simulate_raw_study
 from voxcloud.testing.simulate import simulate_study
 
 MAPS_RESOLUTION_MM = 4.0
 RAW_RESOLUTION_MM, RAW_PARTICIPANTS, RAW_VISITS = 2.0, 2, 2
+STUDY_RESOLUTION_MM, STUDY_PARTICIPANTS, STUDY_B1 = 4.0, 12, "TB1map"
 DEFAULT_B1 = "AFI"
 MODALITIES = ("mpm", "dwi")
 
@@ -54,17 +57,19 @@ class SimulationOptions:
     modalities: tuple[str, ...] | None = None
 
 
-def simulate_with_progress(out: Path, options: SimulationOptions, *, raw: bool) -> None:
-    """Simulate a study, of maps or of raw data, and say what was made.
+def simulate_with_progress(out: Path, options: SimulationOptions, *, raw: bool, study: bool = False) -> None:
+    """Simulate a study of maps, raw data, or a study of raw data, and say what was made.
 
     Raises
     ------
     StudyFileError
         If an option belongs to the other kind.
     """
+    if study and not raw:
+        raise StudyFileError("simulate: --study is for raw data. Add --raw; without it, all is a study.")
     if raw:
         _refuse({"--map": options.maps}, "is for maps, not for --raw. Raw data are of all four maps.")
-        _simulate_raw(out, options)
+        (_simulate_raw_study if study else _simulate_raw)(out, options)
     else:
         given = {
             "--participants": options.participants,
@@ -119,6 +124,39 @@ def _simulate_raw(out: Path, options: SimulationOptions) -> None:
     true = ["R1map", "PDmap", "R2starmap", "MTsat", "TB1map"] if "mpm" in modalities else []
     true += ["FA", "MD", "AD", "RD"] if "dwi" in modalities else []
     say(f"Truth   {', '.join(true[:-1])} and {true[-1]} of each session, in {made.folder / 'truth'}")
+    say(f"Study   {made.study_file}\nRun it with: {command_line(['run', made.study_file])}")
+
+
+def _simulate_raw_study(out: Path, options: SimulationOptions) -> None:
+    start = time.monotonic()
+    modalities = MODALITIES if options.modalities is None else options.modalities
+    _check_modalities(modalities)
+    if "mpm" not in modalities:
+        raise StudyFileError("simulate: a study needs mpm, found --modality dwi alone. Add --modality mpm.")
+    visits = len(REFERENCE_DAYS) if options.visits is None else options.visits
+    if visits > len(REFERENCE_DAYS):
+        raise StudyFileError(
+            f"simulate: --visits is expected to be 1 to {len(REFERENCE_DAYS)} with --study, found {visits}. Use "
+            "simulate_raw_study from Python for other days."
+        )
+    made = simulate_raw_study(
+        out,
+        resolution_mm=STUDY_RESOLUTION_MM if options.resolution is None else options.resolution,
+        seed=options.seed,
+        people=STUDY_PARTICIPANTS if options.participants is None else options.participants,
+        days=REFERENCE_DAYS[:visits],
+        dwi="dwi" in modalities,
+        b1=STUDY_B1 if options.b1 is None else options.b1,
+        progress=_Progress(),
+    )
+    people, visits = len(made.cohort.participants), len(made.cohort.sessions)
+    say(
+        f"Made    {number_of(len(made.images), 'image')} of {number_of(people, 'participant')} at "
+        f"{number_of(visits, 'visit')}, {size(_stored(made.folder))}, "
+        f"in {seconds(time.monotonic() - start)}"
+    )
+    planted = {entry["name"] for entry in made.truth["planted"]}
+    say(f"Planted {number_of(len(planted), 'change')}, listed in {made.folder / 'truth' / 'truth.json'}")
     say(f"Study   {made.study_file}\nRun it with: {command_line(['run', made.study_file])}")
 
 

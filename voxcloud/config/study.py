@@ -15,10 +15,14 @@ from pydantic import Field, field_validator, model_validator
 from voxcloud.config.dwi import Dwi
 from voxcloud.config.mpm import Mpm
 from voxcloud.config.part import Part
+from voxcloud.config.regions import Regions
+from voxcloud.config.space import Space
 
 Label = Literal["GM", "WM", ""]
 Direction = Literal["greater", "less"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+Participant = Annotated[str, Field(pattern=r"^sub-[A-Za-z0-9]+(_ses-[A-Za-z0-9]+)?$")]
 
 WHERE_PATTERN = re.compile(r"^\s*group\s+in\s+\[\s*([A-Za-z0-9_\-]+(?:\s*,\s*[A-Za-z0-9_\-]+)*)\s*\]\s*$")
 SESSIONS_PATTERN = re.compile(r"^\s*day\s*(<=|>=|<|>|==)\s*(-?\d+(?:\.\d+)?)\s*$")
@@ -35,6 +39,9 @@ class TissueMask(Part):
         description="Voxels whose mean probability (over participants, of the mean over visits) is below this are "
         "left out.",
     )
+
+
+DEFAULT_MASKS: dict[str, TissueMask] = {"GM": TissueMask(threshold=0.2), "WM": TissueMask(threshold=0.6)}
 
 
 class SearchVolume(Part):
@@ -340,10 +347,15 @@ class Study(Part):
     )
     mpm: Mpm | None = Field(None, description="Make R1, MTsat, PD and R2* from the multi-parameter mapping in `bids`.")
     dwi: Dwi | None = Field(None, description="Make FA, MD, AD and RD from the diffusion images in `bids`.")
+    space: Space | None = Field(
+        None,
+        description="Bring the maps into template space, with tissue volumes, and analyse them: in place of `images` "
+        "and `mask`.",
+    )
     images: str | None = Field(
         None,
         description="images.tsv (participant_id session_id map label path [volume]) or a BIDS derivatives folder. "
-        "Models need it.",
+        "Models need it, or `space`.",
     )
     participants: str | None = Field(
         None, description="participants.tsv: participant_id, group and covariates. Models need it."
@@ -360,13 +372,20 @@ class Study(Part):
         "Default: the session that comes first in most participants.",
     )
     mask: str | None = Field(
-        None, description="Fixed superset mask; its grid is the grid of the analysis. Models need it."
+        None,
+        description="Fixed superset mask; its grid is the grid of the analysis. Models need it, or `space`, whose "
+        "mask is the template's brain.",
     )
     masks: dict[Literal["GM", "WM"], TissueMask] = Field(
-        {}, description="Analysis masks per label, cut from tissue maps at model time."
+        {},
+        description="Analysis masks per label, cut from tissue maps at model time. Default with `space`: GM from 0.2, "
+        "WM from 0.6.",
     )
     search_volumes: dict[Name, SearchVolume] = Field(
         {}, description="Small volumes to search; default: the whole analysis mask."
+    )
+    regions: Regions | None = Field(
+        None, description="Small volumes to search, made of the regions of an atlas that you have."
     )
     atlas: Atlas | None = Field(None, description="Region names for the tables.")
     template: str | None = Field(
@@ -384,10 +403,26 @@ class Study(Part):
         description="interim: results carry their look number and n and a stamp; locked: data collection is "
         "complete and the model is final.",
     )
+    leave_out: dict[Participant, str] = Field(
+        {},
+        description="Participants (sub-03) and sessions (sub-03_ses-2) of `bids` to leave out, each with the reason, "
+        "which the report prints.",
+    )
     on_bad_image: Literal["stop", "exclude"] = Field(
         "stop", description="stop, or go on without a bad image and name it in the report."
     )
     compute: Compute = Field(Compute(), description="Where the work runs.")
+
+    def why_left_out(self, participant: str, session: str) -> str | None:
+        """Return the reason for which the file leaves a session out; None if it does not."""
+        found = self.leave_out.get(f"sub-{participant}")
+        return self.leave_out.get(f"sub-{participant}_ses-{session}") if found is None else found
+
+    @property
+    def tissue_masks(self) -> dict[str, TissueMask]:
+        """The analysis masks: those of the file, or with ``space`` the defaults for what the file leaves out."""
+        found: dict[str, TissueMask] = dict(DEFAULT_MASKS) if self.space is not None else {}
+        return found | dict(self.masks)
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Study:
@@ -411,6 +446,8 @@ class Study(Part):
         """Return what is missing for what the study asks: maps from raw data, group models, or both."""
         wrong = []
         asked = [name for name in ("mpm", "dwi") if getattr(self, name) is not None]
+        if self.space is not None and self.mpm is None:
+            wrong.append("space needs `mpm`, whose maps tell one tissue from the other")
         if asked and self.bids is None:
             wrong.append(f"{asked[0]} needs `bids`, the data set with the raw images")
         if self.bids is not None and not asked:
@@ -418,8 +455,11 @@ class Study(Part):
                 "bids needs a section that says what to make of it: `mpm: {}` or `dwi: {}` makes maps with the defaults"
             )
         if self.models:
+            made = ("images", "mask") if self.space is not None else ()
             for key in ("images", "participants", "mask"):
-                if getattr(self, key) is None:
+                if key in made and getattr(self, key) is not None:
+                    wrong.append(f"`space` makes what `{key}` would name: take one of the two out")
+                elif key not in made and getattr(self, key) is None:
                     wrong.append(f"models need `{key}`: {type(self).model_fields[key].description}")
         elif self.bids is None:
             wrong.append(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from voxcloud.dwi.motion_anatomy import Place, patterns_displaced, shell_displaced
 from voxcloud.dwi.motion_model import RADIUS_MM, Prior
 from voxcloud.dwi.motion_state import State, pull_all
 from voxcloud.dwi.prediction import even_basis
@@ -113,28 +114,73 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
     constant shifts weighted volumes only, images decide alone.
     """
     problem, centre = state.problem, state.geometry.centre
-    images = pull_all(state, [v for group in problem.groups for v in group.volumes], fwhm_mm)
+    images = pull_all(state, [v for group in problem.groups for v in group.volumes], 0.0 if state.aligned else fwhm_mm)
     affine = state.geometry.affine.copy()
     affine[:3, 3] = (state.geometry.affine @ np.append(state.box.first, 1.0))[:3]
     still = images[list(problem.groups[unweighted].volumes)].mean(axis=0)
     size = float(np.cbrt(abs(np.linalg.det(affine[:3, :3]))))
+    place = Place(state.inside, affine, centre)
     for k, group in enumerate(problem.groups):
         if k == unweighted:
             continue
         part = list(group.volumes)
         again = k in state.aligned
-        matrix, cpu_s = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
+        sd = np.full(6, IMAGE_SD * size)
+        if again:
+            _undo_patterns(state, images, part, still, place)
+        if again and (told := _by_anatomy(images[part].mean(axis=0), still, place)) is not None:
+            found, sd = told
+        else:
+            matrix, cpu_s = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
+            state.child_cpu_s += cpu_s
+            # What edges ask for once they lie on each other is largely their own error: with large voxels it changes
+            # sign from time to time.
+            found = (AGAIN if again else 1.0) * _numbers(matrix, centre)
         state.aligned.add(k)
-        state.child_cpu_s += cpu_s
-        # What edges ask for once they lie on each other is largely their own error: with large voxels it changes sign
-        # from time to time.
-        found = (AGAIN if again else 1.0) * _numbers(matrix, centre)
         in_time, variance = _in_time(state, problem.groups[unweighted].volumes, part)
-        share = (IMAGE_SD * size) ** 2 / ((IMAGE_SD * size) ** 2 + variance)
+        share = sd**2 / (sd**2 + variance)
         found = _without_phase(state, part, share * (in_time - found)) + found
         change = rigid_matrix(found[:3].tolist(), np.rad2deg(found[3:] / RADIUS_MM).tolist(), centre.tolist())
         for v in part:
             state.motion.movement[v] = state.motion.movement[v] @ change
+
+
+def _by_anatomy(mean: Float32, still: Float32, place: Place) -> tuple[Float64, Float64] | None:
+    """Return the change that a shell's place needs and its SD (6 numbers, mm)."""
+    found = shell_displaced(mean, still, place)
+    if found is None:
+        return None
+    if DEBUG:
+        print("  common", found.numbers[:, 0].round(3), found.sd[:, 0].round(3))
+    return -found.numbers[:, 0], np.maximum(found.sd[:, 0], LEAST_STEP_MM)
+
+
+def _undo_patterns(state: State, images: Float32, part: list[int], still: Float32, place: Place) -> None:
+    """Undo movement that is even in g, as far as anatomy tells it surely."""
+    if len(part) < FEWEST_FOR_EVEN:
+        return
+    basis = np.concatenate([np.ones((len(part), 1)), even_basis(state.problem.g[:, part])], axis=1)
+    targets = np.tensordot(np.linalg.pinv(basis).astype(np.float32), images[part], axes=1)
+    found = patterns_displaced(targets[1:], images[part].mean(axis=0), still, place)
+    if found is None:
+        return
+    # Five patterns for each of six numbers: what they scatter beyond their own error is real (James and Stein).
+    signal, noise = (found.numbers**2).mean(axis=1), (found.sd**2).mean(axis=1)
+    trust = np.clip(1.0 - noise / np.maximum(signal, 1e-12), 0.0, 1.0)
+    if DEBUG:
+        print("  even", np.sqrt(signal).round(3), "sd", np.sqrt(noise).round(3), trust.round(2))
+    rows = -basis[:, 1:] @ (trust[:, None] * found.numbers).T
+    for v, row in zip(part, rows - rows.mean(axis=0), strict=True):
+        state.motion.movement[v] = state.motion.movement[v] @ _matrix(row, place.centre)
+
+
+def _matrix(numbers: Float64, centre: Float64) -> Float64:
+    """Return the movement of six numbers; see ``_numbers``."""
+    turns = np.rad2deg(numbers[3:] / RADIUS_MM)
+    return np.asarray(rigid_matrix(numbers[:3].tolist(), turns.tolist(), centre.tolist()))
+
+
+DEBUG = True
 
 
 def _registered(

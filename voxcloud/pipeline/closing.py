@@ -18,7 +18,7 @@ from voxcloud.plan import units as make
 from voxcloud.plan.build import StudyPlan
 from voxcloud.plan.closing import closing_units
 from voxcloud.plan.modality import qc_unit
-from voxcloud.plan.sessions import MAPS_STEPS
+from voxcloud.plan.space import SESSION_STEPS, space_qc_unit
 from voxcloud.plan.unit import WorkUnit, digest_json
 from voxcloud.storage.store import Store
 
@@ -33,6 +33,9 @@ def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None =
     for of in plan.sessions:
         other = next((one.modality.page for one in plan.sessions if one is not of), "")
         closing.append(qc_unit(plan.loaded, store.url, of, failed, other))
+    if plan.space.units:
+        other = next((one.modality.page for one in plan.sessions), "")
+        closing.append(space_qc_unit(plan.loaded, store.url, plan.space, failed, other))
     if plan.grid is not None:
         closing += _group_closing(plan, plan.grid, store, failed)
     return replace(plan, units=(*plan.units, *closing), by_key={**plan.by_key, **{unit.key: unit for unit in closing}})
@@ -40,8 +43,8 @@ def close_plan(plan: StudyPlan, store: Store, failed: Mapping[str, str] | None =
 
 def _group_closing(plan: StudyPlan, grid: MaskGrid, store: Store, failed: Mapping[str, str]) -> list[WorkUnit]:
     context = make.Context(plan.loaded, store.url, grid, {"study": plan.searches})
-    units = [unit for unit in plan.units if unit.step not in MAPS_STEPS]
-    failed = {key: reason for key, reason in failed.items() if key.partition("/")[0] not in MAPS_STEPS}
+    units = [unit for unit in plan.units if unit.step not in SESSION_STEPS]
+    failed = {key: reason for key, reason in failed.items() if key.partition("/")[0] not in SESSION_STEPS}
     told = {
         "cohort": _cohort(plan) | {"stacks": _stacks(plan)},
         "problems": list(plan.problems),

@@ -14,6 +14,7 @@ import numpy as np
 from voxcloud.bids.atlas import load_atlas
 from voxcloud.bids.images import MaskGrid, load_mask
 from voxcloud.bids.statmaps import write_statmap
+from voxcloud.bids.templates import study_mask
 from voxcloud.errors import MaskError
 from voxcloud.inference.distributions import f_log_sf, t_log_sf, t_to_z, z_from_log
 from voxcloud.inference.search import SearchResult, random_field_search
@@ -126,7 +127,7 @@ def smoothness(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Estimate the smoothness of the standardised residuals, slab by slab."""
     design = read_design(store, unit.inputs["design"])
     view = FitView(store, design, unit.params["coefficient"])
-    grid = load_mask(unit.places["mask"])
+    grid = study_mask(unit.places["mask"])
     inside = np.flatnonzero(view.valid)
     if not inside.size:
         raise MaskError(
@@ -187,7 +188,7 @@ def inference(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Search one contrast in every volume and direction; write the result, the maps and who is behind each cluster."""
     design = read_design(store, unit.inputs["design"])
     view = FitView(store, design, unit.params["coefficient"])
-    grid = load_mask(unit.places["mask"])
+    grid = study_mask(unit.places["mask"])
     contrast = unit.params["contrast"]
     test = view.entry["tests"][contrast]
     smooth = json.loads(store.read_bytes(f"{view.folder}/smoothness-{view.coefficient}.json"))

@@ -92,6 +92,8 @@ def _named_files(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("image", "labels"):
         if tree.get("atlas"):
             yield f"atlas.{key}", tree["atlas"][key]
+    if tree.get("regions"):
+        yield "regions.folder", tree["regions"]["folder"]
     for name, volume in (tree.get("search_volumes") or {}).items():
         yield f"search_volumes.{name}", volume["path"]
     if tree.get("behaviour"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from voxcloud.bids.templates import is_brain_place
 from voxcloud.errors import PlanError
 from voxcloud.pipeline.execute import unit_path
 from voxcloud.plan.unit import WorkUnit, digest_json
@@ -92,7 +93,7 @@ def _read_places(unit: WorkUnit) -> Iterator[str]:
     """Yield the files that a unit cannot do without."""
     places = unit.places
     for key in ("mask", "study_file", "template"):
-        if places.get(key):
+        if places.get(key) and not is_brain_place(str(places[key])):
             yield str(places[key])
     for key in ("volumes", "atlas"):
         yield from (places.get(key) or {}).values()

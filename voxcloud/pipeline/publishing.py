@@ -17,6 +17,7 @@ from voxcloud.pipeline.execute import versions
 from voxcloud.pipeline.learning import score_tests
 from voxcloud.plan.build import read_cohort
 from voxcloud.plan.scores import fit_behaviour
+from voxcloud.plan.space import SpacePlan
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.report.page import write_report
 from voxcloud.report.tables import write_tables
@@ -33,7 +34,9 @@ LOOKS = ".voxcloud/looks.json"
 def behaviour(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     """Write the learning curves of every participant and score, and the tests of improvement and retention."""
     loaded = load_study(unit.places["study_file"])
-    fits = fit_behaviour(loaded, read_cohort(loaded))
+    # Learning needs the people and not their images, which the study may make itself.
+    made = SpacePlan().images if loaded.study.space is not None else None
+    fits = fit_behaviour(loaded, read_cohort(loaded, made))
     if fits is None:
         raise CorruptStoreError(f"{unit.key}: the study file has no behaviour section any more. Run the study again.")
     if fits.digest != unit.inputs["behaviour"]:

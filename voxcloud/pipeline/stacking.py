@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from voxcloud.bids.images import MaskGrid, image_statistics, load_mask, read_masked
+from voxcloud.bids.images import MaskGrid, image_statistics, read_masked
+from voxcloud.bids.templates import study_mask
 from voxcloud.errors import CorruptStoreError, ImageError, MaskError
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.plan.units import mask_digest, stack_spec
 from voxcloud.schema import check_units, stack_name
+from voxcloud.storage.records import read_record
 from voxcloud.storage.stack import StackRow, StackSpec, build_manifest, create_stack, write_manifest, write_shard
 from voxcloud.storage.store import Store, file_digest
 
@@ -24,7 +26,7 @@ MIN_FINITE = 0.01
 
 def spec_of(unit: WorkUnit) -> tuple[StackSpec, MaskGrid]:
     """Return the stack's specification and the grid from the study's mask."""
-    grid = load_mask(unit.places["mask"])
+    grid = study_mask(unit.places["mask"])
     if mask_digest(grid) != unit.inputs["mask"]:
         raise MaskError(
             f"{unit.key}: expected the mask that the run was planned with, found that {unit.places['mask']} was "
@@ -58,7 +60,7 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
                     {"participant_id": participant, "session_id": session, "digest": digest, "reason": str(error)}
                 )
                 continue
-            refuse_other_bytes(unit, image["path"], digest)
+            refuse_other_bytes(unit, store, image, digest)
             statistics.append({"participant_id": participant, "session_id": session, **numbers})
             yield row % spec.shard_rows, vector
 
@@ -72,9 +74,19 @@ def stack_shard(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return {"bad": bad, "images": statistics}
 
 
-def refuse_other_bytes(unit: WorkUnit, path: str, digest: str) -> None:
-    """Stop at an image that was written anew after the plan was made: its row would be known by the old digest."""
-    if file_digest(path) != digest.partition("#")[0]:
+def refuse_other_bytes(unit: WorkUnit, store: Store, image: Mapping[str, Any], digest: str) -> None:
+    """Stop at an image that was written anew after the plan was made: its row would be known by the old digest.
+
+    An image that a unit of the study makes is known by that unit's fingerprint, and its bytes by the unit's record.
+    """
+    path = image["path"]
+    wanted: str | None = digest.partition("#")[0]
+    if "made_by" in image:
+        step, name, fingerprint, output = image["made_by"]
+        record = read_record(store, step, name, fingerprint[:16], "done")
+        outputs = record.outputs if record is not None and record.fingerprint == fingerprint else ()
+        wanted = next((found.digest for found in outputs if found.path == output), None)
+    if file_digest(path) != wanted:
         raise CorruptStoreError(
             f"{unit.key}: expected the image that the run was planned with, found that {path} was changed since. Run "
             "the study again when nothing writes images any more."

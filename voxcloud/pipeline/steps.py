@@ -42,11 +42,42 @@ def dwi_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
     return step(unit, store)
 
 
+def anatomy(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Find the anatomy of one participant: midpoint of the visits, tissues, normalisation."""
+    from voxcloud.pipeline.spatial.anatomy import anatomy as step  # compiled kernels too
+
+    return step(unit, store)
+
+
+def template_maps(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Bring the maps of one session into template space and smooth them."""
+    from voxcloud.pipeline.spatial.session import template_maps as step
+
+    return step(unit, store)
+
+
+def space_qc(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Look at the anatomy of all participants together."""
+    from voxcloud.pipeline.spatial.cohort import space_qc as step
+
+    return step(unit, store)
+
+
+def search_volumes(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
+    """Make search volumes of the regions of an atlas."""
+    from voxcloud.pipeline.regions import search_volumes as step
+
+    return step(unit, store)
+
+
 STEPS: dict[str, Step] = {
     "mpm-maps": mpm_maps,
     "dwi-maps": dwi_maps,
+    "anatomy": anatomy,
+    "template-maps": template_maps,
     "stack-shard": stack_shard,
     "stack-manifest": stack_manifest,
+    "search-volumes": search_volumes,
     "tissue-mask": tissue_mask,
     "fit-template": fit_template,
     "fit-block": fit_block,
@@ -57,6 +88,7 @@ STEPS: dict[str, Step] = {
     "behaviour": behaviour,
     "mpm-qc": mpm_qc,
     "dwi-qc": dwi_qc,
+    "space-qc": space_qc,
     "summary": summary,
     "report": report,
 }

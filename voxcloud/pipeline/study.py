@@ -26,9 +26,12 @@ from voxcloud.pipeline.run import RunOutcome, refuse_shared_outputs, refuse_too_
 from voxcloud.plan.build import EVERY_SESSION, BadImages, StudyPlan, build_plan
 from voxcloud.plan.modality import SessionChoice
 from voxcloud.plan.paths import DESIGNS_PREFIX
-from voxcloud.plan.sessions import MAPS_STEPS, QC_STEPS
-from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status
+from voxcloud.plan.sessions import QC_STEPS
+from voxcloud.plan.space import SESSION_STEPS, SPACE_QC, head_volumes
+from voxcloud.plan.status import UnitStatus, bad_images, count_states, derive_status, failed_units
 from voxcloud.plan.unit import WorkUnit
+from voxcloud.plan.units import mask_digest, mask_place
+from voxcloud.plan.volumes import SEARCH_VOLUMES, plan_volumes
 from voxcloud.storage.lease import Lease, acquire
 from voxcloud.storage.stack import allocate_rows, latest_manifest
 from voxcloud.storage.store import Store, open_store
@@ -38,11 +41,12 @@ LOG = logging.getLogger(__name__)
 
 StudySource: TypeAlias = LoadedStudy | Path | str
 
-STACK_STEPS = ("stack-shard", "stack-manifest")
+STACK_STEPS = ("stack-shard", "stack-manifest", SEARCH_VOLUMES)
 TEMPLATE_STEPS = ("fit-template",)
-CLOSING_STEPS = (*QC_STEPS, "summary", "report")
+QUALITY_STEPS = (*QC_STEPS, SPACE_QC)
+CLOSING_STEPS = (*QUALITY_STEPS, "summary", "report")
 # In these parts a run computes: after each it looks again at what is done, because a part may change that.
-PARTS = (MAPS_STEPS, STACK_STEPS, TEMPLATE_STEPS)
+PARTS = (SESSION_STEPS, STACK_STEPS, TEMPLATE_STEPS)
 
 
 @dataclass(frozen=True)
@@ -125,23 +129,27 @@ class _Planner:
     def __init__(self, loaded: LoadedStudy, store: Store, options: RunOptions) -> None:
         self.loaded, self.store, self.recompute, self.choice = loaded, store, options.recompute, options.sessions
         self.bad: BadImages = {}
+        self.failed: dict[str, str] = {}
         self.plan = self._build()
-        if self.plan.cohort is not None:
+        if self.plan.cohort is not None and loaded.study.space is None:
             refuse_over_images(loaded, self.plan.cohort)
 
     def _build(self) -> StudyPlan:
-        return build_plan(self.loaded, self.store, self.bad, self.choice)
+        return build_plan(self.loaded, self.store, self.bad, self.choice, self.failed)
 
     def look(
         self, run_id: str = "", failed: Mapping[str, str] | None = None
     ) -> tuple[StudyPlan, dict[str, UnitStatus]]:
         """Return the plan and the state of its units as they are now."""
-        if not self._rows_hold():
+        if not self._holds():
             self.plan = self._build()
         plan, status = self._derive(run_id, failed)
-        bad = bad_images(status) if self.loaded.study.on_bad_image == "exclude" else {}
-        if bad != self.bad:
-            self.bad = bad
+        while self.loaded.study.on_bad_image == "exclude":
+            # What is excluded makes another plan, in which more can turn out to have failed.
+            found = bad_images(status), failed_units(status, SESSION_STEPS)
+            if found == (self.bad, self.failed):
+                break
+            self.bad, self.failed = found
             self.plan = self._build()
             plan, status = self._derive(run_id, failed)
         return plan, status
@@ -150,13 +158,28 @@ class _Planner:
         plan = close_plan(self.plan, self.store, failed)
         return plan, derive_status(plan.units, self.store, recompute=self.recompute, run_id=run_id)
 
-    def _rows_hold(self) -> bool:
-        """Whether the images still get the rows that the plan gives them: another run may have written manifests."""
+    def _holds(self) -> bool:
+        """Whether the plan would be made alike now.
+
+        Volumes of heads become known as anatomies are done, and another run may have written manifests, after which
+        images get other rows.
+        """
+        volumes = head_volumes(self.store, self.plan.space.units) if self.plan.cohort is not None else {}
+        if volumes != self.plan.space.tiv or not self._volumes_hold():
+            return False
         return all(
             allocate_rows(latest_manifest(self.store, stack.spec), [i.identity for i in stack.images])
             == stack.allocation
             for stack in self.plan.stacks.values()
         )
+
+    def _volumes_hold(self) -> bool:
+        """Whether no search volume came to be there since: how large they are decides what inference needs."""
+        before = self.plan.volumes
+        if before.ready or self.plan.grid is None:
+            return True
+        digest, place = mask_digest(self.plan.grid), mask_place(self.loaded)
+        return not plan_volumes(self.loaded, self.store, digest, place).ready
 
 
 class _Run:
@@ -194,6 +217,7 @@ class _Run:
         self.plan, self.status = self.planner.look(self.lease.run_id)
         if self.planner.plan is not before:
             _write_designs(self.plan, self.store)
+            self.total.unavailable = {}  # what waits for a failed unit is another matter in another plan
 
     def _todo(self, steps: Sequence[str] = ()) -> list[WorkUnit]:
         """Return the units that are not done, without those that failed or wait for one that did."""
@@ -228,7 +252,7 @@ class _Run:
         broken = {key: str(answer["message"]) for key, answer in total.failed.items()} | total.unavailable
         self.plan, self.status = self.planner.look(self.lease.run_id, broken)
         inferred = any(u.step == "inference" and u.key not in broken for u in self.plan.units)
-        steps = CLOSING_STEPS if inferred else QC_STEPS
+        steps = CLOSING_STEPS if inferred else QUALITY_STEPS
         todo = [s.unit for s in self.status.values() if s.to_compute and s.unit.step in steps]
         if todo:
             self.lease.check()
@@ -299,7 +323,7 @@ def run_study(
         total.cpu_s,
         store.url,
         run.page("report"),
-        run.page(*QC_STEPS),
+        run.page(*QUALITY_STEPS),
         _totals(plan, total),
         leftovers(plan, store),
     )

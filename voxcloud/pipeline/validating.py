@@ -64,7 +64,9 @@ def validate_study(path: Path | str) -> Validation:
     findings = _Findings()
     loaded = findings.of(lambda: load(path))
     if loaded is not None:
-        usable = _look_at_tables(loaded, findings) if loaded.study.models else True
+        # Images that the study makes itself are not there to be looked at.
+        given = loaded.study.models and loaded.study.space is None
+        usable = _look_at_tables(loaded, findings) if given else True
         store = findings.of(lambda: open_output(loaded))
         if store is not None and usable:
             plan = findings.of(lambda: build_plan(loaded, store, {}))

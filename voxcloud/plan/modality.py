@@ -128,7 +128,7 @@ def plan_modality(
     """
     units: list[WorkUnit] = []
     problems: dict[str, tuple[str, ...]] = {}
-    warnings: list[str] = []
+    told_of: dict[str, list[str]] = {}
     for participant, session in sessions:
         who = session_stem(participant, session)
         try:
@@ -137,15 +137,22 @@ def plan_modality(
             problems[who] = tuple(text if who in text else f"{who}: {text}" for text in error.problems)
             continue
         units.append(unit)
-        warnings += told
+        for text in told:
+            told_of.setdefault(text.removeprefix(f"{who}: "), []).append(who)
     kept = {}
     if others:
         chosen = {session_qc_path(p, s, modality.name, "json") for p, s in sessions}
         kept = {path: store.digest(path) for path in _qc_files(modality, store) if path not in chosen}
     problems |= _made_otherwise(modality, store, units, kept)
     units = [unit for unit in units if unit.name not in problems]
-    warnings += _unlike(modality, units)
+    warnings = [f"{_named(who)}: {text}" for text, who in told_of.items()] + _unlike(modality, units)
     return SessionPlan(modality, tuple(units), problems, tuple(warnings), kept)
+
+
+def _named(sessions: Sequence[str], most: int = 3) -> str:
+    """Return the sessions that one sentence is about."""
+    more = f" and {len(sessions) - most} more sessions" if len(sessions) > most else ""
+    return ", ".join(sessions[:most]) + more
 
 
 def relative_to(path: str, root: Path) -> str:

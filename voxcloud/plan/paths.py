@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from voxcloud.schema import stack_name
+from voxcloud.config.space import TEMPLATE
+from voxcloud.schema import stack_name, variable
 
+MIDPOINT = "midpoint"
 DESIGNS_PREFIX = ".voxcloud/designs"
 STATS_T = ("t", "effect", "variance", "z", "p", "r", "rLower", "rUpper")
 STATS_F = ("F", "z", "p")
@@ -102,3 +104,89 @@ def stat_stem(model: str, map_name: str, label: str, coefficient: str, contrast:
     stack = stack_name(map_name, label)
     labelled = f"_label-{label}" if label else ""
     return f"stats/model-{model}/{stack}/map-{map_name}{labelled}_contrast-{name[:1].lower() + name[1:]}"
+
+
+def participant_path(
+    participant: str,
+    suffix: str,
+    *,
+    label: str = "",
+    description: str = "",
+    space: str = TEMPLATE,
+    ext: str = ".nii.gz",
+) -> str:
+    """Return where an image lies that belongs to a participant and to no visit."""
+    return f"sub-{participant}/anat/" + _named(f"sub-{participant}", suffix, label, description, space, ext)
+
+
+def space_map_path(
+    participant: str, session: str, name: str, label: str = "", description: str = "", ext: str = ".nii.gz"
+) -> str:
+    """Return where a map of a session lies in template space: smoothed within a tissue, or (no label) not smoothed."""
+    suffix = variable(name).suffix
+    diffusion = suffix.endswith("_dwimap")
+    folder = "dwi" if diffusion else "anat"
+    stem = session_stem(participant, session)
+    described = description or ("smoothed" if label else "")
+    return f"{session_folder(participant, session)}/{folder}/" + _named(stem, suffix, label, described, TEMPLATE, ext)
+
+
+def _named(stem: str, suffix: str, label: str, description: str, space: str, ext: str) -> str:
+    """Return a file name with its entities in the order of BIDS."""
+    entities = [f"space-{space}"] if space else []
+    entities += [f"label-{label}"] if label else []
+    entities += [f"desc-{description}"] if description else []
+    return "_".join([stem, *entities, suffix]) + ext
+
+
+def anatomy_outputs(participant: str, sessions: Sequence[str], contrast: str, longitudinal: str) -> tuple[str, ...]:
+    """Return what the anatomy of a participant writes: its template, tissues, transforms and quality control."""
+    images = anatomy_images(participant, contrast)
+    if longitudinal == "deformation":
+        images |= {f"change {s}": change_path(participant, s) for s in sessions}
+    sidecars = [path.removesuffix(".nii.gz") + ".json" for path in images.values()]
+    return (*images.values(), *sidecars, transforms_path(participant), *anatomy_pages(participant))
+
+
+def anatomy_images(participant: str, contrast: str) -> dict[str, str]:
+    """Return the images of a participant's anatomy by name."""
+    own = {"space": MIDPOINT}
+    return {
+        "midpoint": participant_path(participant, contrast, **own),
+        **{label: participant_path(participant, "probseg", label=label, **own) for label in ("GM", "WM", "CSF")},
+        "brain": participant_path(participant, "mask", description="brain", **own),
+        "warp": participant_path(participant, "xfm", description="frommidpoint"),
+        "jacobian": participant_path(participant, "jacobian"),
+        **{f"template {label}": participant_path(participant, "probseg", label=label) for label in ("GM", "WM")},
+        "template image": participant_path(participant, contrast),
+    }
+
+
+def transforms_path(participant: str) -> str:
+    """Return where the linear transforms of a participant lie."""
+    return participant_path(participant, "xfm", description="linear", space="", ext=".json")
+
+
+def change_path(participant: str, session: str) -> str:
+    """Return where the change of volume of a visit since the midpoint lies, on the template's grid."""
+    name = _named(session_stem(participant, session), "jacobian", "", "change", TEMPLATE, ".nii.gz")
+    return f"{session_folder(participant, session)}/anat/{name}"
+
+
+def anatomy_pages(participant: str) -> tuple[str, str]:
+    """Return where the quality control of a participant's anatomy lies, for programs and for people."""
+    stem = f"sub-{participant}/sub-{participant}_desc-space_qc"
+    return f"{stem}.json", f"{stem}.html"
+
+
+def space_outputs(
+    participant: str, session: str, modality: str, maps: Sequence[str], smoothed: Sequence[str]
+) -> tuple[str, ...]:
+    """Return what a session writes in template space: maps as they are, and those smoothed within each tissue."""
+    who = participant, session
+    images = [space_map_path(*who, name) for name in maps]
+    images += [space_map_path(*who, name, label) for name in smoothed for label in ("GM", "WM")]
+    if "PDmap" in maps:
+        images.append(session_map_path(*who, "PDmap"))
+    sidecars = [path.removesuffix(".nii.gz") + ".json" for path in images]
+    return (*images, *sidecars, *(session_qc_path(*who, f"space{modality}", kind) for kind in ("json", "html")))

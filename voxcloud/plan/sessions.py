@@ -7,10 +7,11 @@ from pathlib import Path
 
 from voxcloud.bids.sidecars import Metadata
 from voxcloud.config.load import LoadedStudy
-from voxcloud.errors import VoxcloudError
+from voxcloud.errors import StudyFileError, VoxcloudError, nearest
 from voxcloud.plan.dwi_sessions import DWI
 from voxcloud.plan.modality import Modality, RawData, SessionChoice, SessionPlan, plan_modality
 from voxcloud.plan.mpm_sessions import MPM
+from voxcloud.plan.paths import session_stem
 from voxcloud.storage.store import Store
 
 MODALITIES = (MPM, DWI)
@@ -49,6 +50,12 @@ def plan_sessions(loaded: LoadedStudy, store: Store, choice: SessionChoice) -> t
             found[modality] = modality.find(root, choice.participants, choice.sessions)
         except VoxcloudError as error:
             errors[modality], found[modality] = error, _there(modality, root, choice)
+    if not any(vars(choice).values()):
+        _refuse_unknown(loaded, found)
+    found = {
+        modality: [who for who in sessions if loaded.study.why_left_out(*who) is None]
+        for modality, sessions in found.items()
+    }
     if errors and (not any(found.values()) or _missing(choice, found)):
         first = next(iter(errors.values()))
         first.args = tuple(dict.fromkeys(text for error in errors.values() for text in error.problems))
@@ -56,9 +63,35 @@ def plan_sessions(loaded: LoadedStudy, store: Store, choice: SessionChoice) -> t
     return tuple(
         plan_modality(modality, raw, store, sessions, others=any(vars(choice).values()))
         if sessions
-        else SessionPlan(modality, problems={} if any(vars(choice).values()) else {DATASET: errors[modality].problems})
+        else SessionPlan(
+            modality,
+            problems={DATASET: errors[modality].problems}
+            if modality in errors and not any(vars(choice).values())
+            else {},
+        )
         for modality, sessions in found.items()
     )
+
+
+def _refuse_unknown(loaded: LoadedStudy, found: Mapping[Modality, Sessions]) -> None:
+    """Refuse to leave out what is not there: it is a slip, and somebody else would have been meant."""
+    pairs = {who for sessions in found.values() for who in sessions}
+    known = {f"sub-{p}" for p, _ in pairs} | {session_stem(p, s) for p, s in pairs}
+    wrong = [name for name in loaded.study.leave_out if name not in known]
+    if wrong and pairs:
+        raise StudyFileError(
+            *(
+                f"leave_out: expected participants and sessions of the data set, found {name}, which has no images."
+                f"{nearest(name, known)} Correct or remove it."
+                for name in wrong
+            )
+        )
+
+
+def left_out(loaded: LoadedStudy) -> dict[tuple[str, str], str]:
+    """Return the sessions that the study file leaves out, with its reason; a session of "" stands for all."""
+    parts = ((name.removeprefix("sub-").partition("_ses-"), why) for name, why in loaded.study.leave_out.items())
+    return {(participant, session): why for (participant, _, session), why in parts}
 
 
 def _there(modality: Modality, root: Path, choice: SessionChoice) -> Sessions:

@@ -181,3 +181,8 @@ def bad_images(found: Mapping[str, UnitStatus]) -> dict[tuple[str, str, str], st
             for item in status.record.result.get("bad", []):
                 bad[(item["participant_id"], item["session_id"], item["digest"])] = item["reason"]
     return bad
+
+
+def failed_units(found: Mapping[str, UnitStatus], steps: Sequence[str]) -> dict[str, str]:
+    """Return the reason of every failed unit of some steps, by key."""
+    return {key: s.reason for key, s in found.items() if s.state == "failed" and s.unit.step in steps}

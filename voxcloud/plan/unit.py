@@ -17,8 +17,11 @@ from typing import Any
 STEP_VERSIONS: dict[str, int] = {
     "mpm-maps": 1,
     "dwi-maps": 1,
+    "anatomy": 1,
+    "template-maps": 1,
     "stack-shard": 1,
     "stack-manifest": 1,
+    "search-volumes": 1,
     "tissue-mask": 1,
     "fit-template": 1,
     "fit-block": 3,
@@ -29,6 +32,7 @@ STEP_VERSIONS: dict[str, int] = {
     "behaviour": 2,
     "mpm-qc": 1,
     "dwi-qc": 1,
+    "space-qc": 1,
     "summary": 2,
     "report": 1,
 }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from voxcloud.bids.images import MaskGrid, load_mask
+from voxcloud.bids.templates import brain_place
 from voxcloud.config.load import LoadedStudy
 from voxcloud.config.study import Model
 from voxcloud.plan.paths import (
@@ -25,11 +26,13 @@ from voxcloud.plan.paths import (
 )
 from voxcloud.plan.selection import ImageRef
 from voxcloud.plan.unit import STEP_VERSIONS, WorkUnit, digest_json
+from voxcloud.plan.volumes import SearchVolume
 from voxcloud.schema import variable
 from voxcloud.storage.stack import StackSpec, manifest_prefix, shard_path, stack_documents
 
 if TYPE_CHECKING:
-    from voxcloud.plan.build import BadImages, Stack
+    from voxcloud.plan.build import BadImages
+    from voxcloud.plan.stacks import Stack
 
 # Voxels of one fit unit: two of the stack's blocks. Fixed, so that no result depends on workers or memory.
 BLOCK_VOXELS = 10_000
@@ -55,6 +58,7 @@ class Context:
     store_url: str
     grid: MaskGrid
     searches: Mapping[str, int]
+    volumes: Mapping[str, SearchVolume] = field(default_factory=dict)
 
     @property
     def voxels(self) -> int:
@@ -68,8 +72,16 @@ class Context:
     def places(self, **more: Any) -> dict[str, Any]:
         """Return the places that every unit knows."""
         loaded = self.loaded
-        assert loaded.study.mask is not None  # the study file has seen to it where there are models
-        return {"output": self.store_url, "mask": loaded.resolve(loaded.study.mask), **more}
+        return {"output": self.store_url, "mask": mask_place(loaded), **more}
+
+
+def mask_place(loaded: LoadedStudy) -> str:
+    """Return where the study's own mask lies, or the name of the template's brain."""
+    space = loaded.study.space
+    if space is not None:
+        return brain_place(space.resolution_mm)
+    assert loaded.study.mask is not None  # the study file has seen to it where there are models
+    return str(loaded.resolve(loaded.study.mask))
 
 
 @functools.lru_cache(maxsize=2)  # asked for by every unit of a plan
@@ -121,11 +133,18 @@ def _shard_unit(
     by_identity: Mapping[tuple[str, str, str], ImageRef],
 ) -> WorkUnit:
     identity = [[row.row, row.participant_id, row.session_id, row.digest] for row in rows]
-    images = {}
+    images: dict[str, dict[str, Any]] = {}
+    upstream: list[str] = []
     for row in rows:
         image = by_identity.get((row.participant_id, row.session_id, row.digest))
-        if image is not None:
-            images[str(row.row)] = {"path": image.path, "volume": image.volume}
+        if image is None:
+            continue
+        images[str(row.row)] = {"path": image.path, "volume": image.volume}
+        made = stack.made.get(image.path)
+        if made is not None:
+            unit = made.unit
+            images[str(row.row)]["made_by"] = [unit.step, unit.name, unit.fingerprint, made.output]
+            upstream.append(unit.key)
     size = SHARD_ROWS * context.voxels * 4
     return WorkUnit(
         step="stack-shard",
@@ -139,6 +158,7 @@ def _shard_unit(
         },
         inputs={"images": digest_json(identity), "mask": context.mask_digest},
         places=context.places(rows=identity, images=images, on_bad_image=context.loaded.study.on_bad_image),
+        upstream=tuple(dict.fromkeys(upstream)),
         outputs=(shard_path(stack.spec, shard),),
         projected_mem=3 * size + _grid_bytes(context) * 2 + SLACK_BYTES,
         bytes_read=len(images) * context.voxels * 4,
@@ -248,7 +268,7 @@ def _tissue_unit(
         i for i in tissue.images if (i.participant_id, i.session_id) in sessions and i.identity not in bad_images
     ] or [i for i in tissue.images if i.participant_id in {p for p, _ in sessions} and i.identity not in bad_images]
     identity = sorted(image.identity for image in images)
-    mask = context.loaded.study.masks[tissue.label]  # type: ignore[index]
+    mask = context.loaded.study.tissue_masks[tissue.label]
     digest = digest_json(identity)[:12]
     name = f"{model.name}/label-{tissue.label}_{digest}"
     return WorkUnit(
@@ -363,11 +383,10 @@ def _search_units(
     units: list[WorkUnit] = []
     study = context.loaded.study
     fit_inputs = {unit.name: unit.fingerprint for unit in fits}
-    volumes = {name: volume.path for name, volume in study.search_volumes.items() if volume.label in ("", stack.label)}
-    from voxcloud.storage.store import file_digest
-
-    volume_digests = {f"volume {name}": file_digest(context.loaded.resolve(path)) for name, path in volumes.items()}
-    searched = _searched_voxels(context, volumes, volume_digests)
+    volumes = {name: volume for name, volume in context.volumes.items() if volume.label in ("", stack.label)}
+    volume_digests = {f"volume {name}": volume.digest for name, volume in volumes.items()}
+    searched = _searched_voxels(context, volumes)
+    makers = tuple(dict.fromkeys(volume.made_by for volume in volumes.values() if volume.made_by))
     family = {"all": context.searches["study"], "model": context.searches.get(model.name, 1), "none": 1}[study.family]
     for coefficient, entry in design["coefficients"].items():
         smooth = WorkUnit(
@@ -411,12 +430,12 @@ def _search_units(
                     inputs={"design": design_digest, "smoothness": smooth.fingerprint, **fit_inputs, **volume_digests}
                     | _atlas_digests(context),
                     places=context.places(
-                        volumes={name: context.loaded.resolve(path) for name, path in volumes.items()},
+                        volumes={name: volume.path for name, volume in volumes.items()},
                         atlas={k: context.loaded.resolve(v) for k, v in study.atlas.model_dump().items()}
                         if study.atlas
                         else None,
                     ),
-                    upstream=(*smooth.upstream, smooth.key),
+                    upstream=(*smooth.upstream, smooth.key, *makers),
                     outputs=(
                         search_result_path(model.name, stack.name, coefficient, contrast),
                         *stat_paths(model.name, stack.map, stack.label, coefficient, contrast, test["kind"]),
@@ -433,14 +452,11 @@ def _search_units(
     return units
 
 
-def _searched_voxels(context: Context, volumes: Mapping[str, str], digests: Mapping[str, str]) -> int:
-    """Return the voxels of the largest search volume inside the mask, the mask's where there is no volume."""
-    if not volumes:
+def _searched_voxels(context: Context, volumes: Mapping[str, SearchVolume]) -> int:
+    """Return the voxels of the largest search volume inside the mask, the mask's where there is none or none yet."""
+    if not volumes or not all(volume.ready for volume in volumes.values()):
         return context.voxels
-    return max(
-        _voxels_of(context.loaded.resolve(path), digests[f"volume {name}"], context.grid)
-        for name, path in volumes.items()
-    )
+    return max(_voxels_of(volume.path, volume.digest, context.grid) for volume in volumes.values())
 
 
 @functools.lru_cache(maxsize=64)  # asked for by every model and stack; the digest tells a changed file from a known one

@@ -8,101 +8,10 @@ from typing import Any
 
 from voxcloud.report import words
 from voxcloud.report.left_out import what_parts
+from voxcloud.report.methods_processing import processing_paragraphs
 from voxcloud.report.overview import STRICT_FORMING_P
+from voxcloud.report.references import REFERENCES, Reference
 from voxcloud.report.results import Results, Tree
-
-
-@dataclass(frozen=True)
-class Reference:
-    """One entry of the reference list; ``doi`` without a prefix."""
-
-    text: str
-    doi: str = ""
-
-
-REFERENCES = {
-    "friston1994": Reference(
-        "Friston KJ, Worsley KJ, Frackowiak RSJ, Mazziotta JC, Evans AC. Assessing the significance of focal "
-        "activations using their spatial extent. Hum Brain Mapp 1994;1:210–220.",
-        "10.1002/hbm.460010306",
-    ),
-    "worsley1996": Reference(
-        "Worsley KJ, Marrett S, Neelin P, Vandal AC, Friston KJ, Evans AC. A unified statistical approach for "
-        "determining significant signals in images of cerebral activation. Hum Brain Mapp 1996;4:58–73.",
-        "10.1002/(SICI)1097-0193(1996)4:1<58::AID-HBM4>3.0.CO;2-O",
-    ),
-    "kiebel1999": Reference(
-        "Kiebel SJ, Poline JB, Friston KJ, Holmes AP, Worsley KJ. Robust smoothness estimation in statistical "
-        "parametric maps using standardized residuals from the general linear model. NeuroImage 1999;10:756–766.",
-        "10.1006/nimg.1999.0508",
-    ),
-    "friston2002": Reference(
-        "Friston KJ, Glaser DE, Henson RNA, Kiebel S, Phillips C, Ashburner J. Classical and Bayesian inference in "
-        "neuroimaging: applications. NeuroImage 2002;16:484–512.",
-        "10.1006/nimg.2002.1091",
-    ),
-    "hayasaka2004": Reference(
-        "Hayasaka S, Phan KL, Liberzon I, Worsley KJ, Nichols TE. Nonstationary cluster-size inference with random "
-        "field and permutation methods. NeuroImage 2004;22:676–687.",
-        "10.1016/j.neuroimage.2004.01.041",
-    ),
-    "chumbley2009": Reference(
-        "Chumbley JR, Friston KJ. False discovery rate revisited: FDR and topological inference using Gaussian random "
-        "fields. NeuroImage 2009;44:62–70.",
-        "10.1016/j.neuroimage.2008.05.021",
-    ),
-    "eklund2016": Reference(
-        "Eklund A, Nichols TE, Knutsson H. Cluster failure: why fMRI inferences for spatial extent have inflated "
-        "false-positive rates. Proc Natl Acad Sci USA 2016;113:7900–7905.",
-        "10.1073/pnas.1602413113",
-    ),
-    "holm1979": Reference(
-        "Holm S. A simple sequentially rejective multiple test procedure. Scand J Stat 1979;6:65–70. "
-        "https://www.jstor.org/stable/4615733"
-    ),
-    "freedman1983": Reference(
-        "Freedman D, Lane D. A nonstochastic interpretation of reported significance levels. J Bus Econ Stat "
-        "1983;1:292–298.",
-        "10.1080/07350015.1983.10509354",
-    ),
-    "winkler2014": Reference(
-        "Winkler AM, Ridgway GR, Webster MA, Smith SM, Nichols TE. Permutation inference for the general linear "
-        "model. NeuroImage 2014;92:381–397.",
-        "10.1016/j.neuroimage.2014.01.060",
-    ),
-    "kriegeskorte2009": Reference(
-        "Kriegeskorte N, Simmons WK, Bellgowan PSF, Baker CI. Circular analysis in systems neuroscience: the dangers "
-        "of double dipping. Nat Neurosci 2009;12:535–540.",
-        "10.1038/nn.2303",
-    ),
-    "esterman2010": Reference(
-        "Esterman M, Tamber-Rosenau BJ, Chiu YC, Yantis S. Avoiding non-independence in fMRI data analysis: leave one "
-        "subject out. NeuroImage 2010;50:572–576.",
-        "10.1016/j.neuroimage.2009.10.092",
-    ),
-    "armitage1969": Reference(
-        "Armitage P, McPherson CK, Rowe BC. Repeated significance tests on accumulating data. J R Stat Soc A "
-        "1969;132:235–244.",
-        "10.2307/2343787",
-    ),
-    "wilcoxon1945": Reference(
-        "Wilcoxon F. Individual comparisons by ranking methods. Biometrics Bull 1945;1:80–83.", "10.2307/3001968"
-    ),
-    "abraham2014": Reference(
-        "Abraham A, Pedregosa F, Eickenberg M, et al. Machine learning for neuroimaging with scikit-learn. Front "
-        "Neuroinform 2014;8:14.",
-        "10.3389/fninf.2014.00014",
-    ),
-    "harris2020": Reference(
-        "Harris CR, Millman KJ, van der Walt SJ, et al. Array programming with NumPy. Nature 2020;585:357–362.",
-        "10.1038/s41586-020-2649-2",
-    ),
-    "virtanen2020": Reference(
-        "Virtanen P, Gommers R, Oliphant TE, et al. SciPy 1.0: fundamental algorithms for scientific computing in "
-        "Python. Nat Methods 2020;17:261–272.",
-        "10.1038/s41592-019-0686-2",
-    ),
-}
 
 
 @dataclass
@@ -135,6 +44,8 @@ def write_methods(results: Results) -> Methods:
     """Write the methods from designs, settings and results; nothing that was not run is mentioned."""
     methods = Methods()
     methods.paragraphs.append(_data(results))
+    maps = {str(stack["map"]) for stack in results.analysed_stacks}
+    methods.paragraphs += processing_paragraphs(results.study, methods.cite, maps)
     methods.paragraphs += _time(results)
     methods.paragraphs += _models(methods, results)
     by_settings: dict[str, list[Tree]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,20 +93,30 @@ class Sheet:
             self.text((x + 4, y + 3), sides[0], WHITE, 13, "la")
             self.text((x + width - 4, y + 3), sides[1], WHITE, 13, "ra")
 
-    def bar(self, low: float, high: float, units: str, table: Bytes) -> None:
-        """Draw the colours of the values, low below and high on top."""
+    def bar(
+        self,
+        low: float,
+        high: float,
+        units: str,
+        table: Bytes,
+        *,
+        marks: Sequence[tuple[float, str]] | None = None,
+    ) -> None:
+        """Draw the colours of the values, low below and high on top; ``marks``: which places are named, and how."""
         x, top = self.inner[0] + 10, HEADER + 20
         height = max(24, self.inner[1] - 34)
         strip = table[np.round(np.linspace(LEVELS - 1, 0, height)).astype(int)]
         self.image.paste(Image.fromarray(np.repeat(strip[:, None, :], 12, axis=1)), (x, top))
         self.draw.rectangle((x - 1, top - 1, x + 12, top + height), outline=INK)
         self.text((x - 4, HEADER), units, INK, 11)
-        at = ticks(low, high, 5)
-        step = at[1] - at[0] if len(at) > 1 else abs(high) or 1.0
-        for value in at:
+        if marks is None:
+            at = ticks(low, high, 5)
+            step = at[1] - at[0] if len(at) > 1 else abs(high) or 1.0
+            marks = [(value, tick_text(value, step)) for value in at]
+        for value, words in marks:
             y = top + height - 1 - (value - low) / (high - low) * (height - 1)
             self.draw.line((x + 12, y, x + 15, y), fill=INK)
-            self.text((x + 18, y), tick_text(value, step), INK, 11, "lm")
+            self.text((x + 18, y), words, INK, 11, "lm")
 
     def png(self) -> bytes:
         """Return the bytes; equal pictures are equal bytes."""

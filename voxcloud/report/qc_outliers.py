@@ -50,6 +50,8 @@ class Measure:
         What it is the median of; empty for other measures.
     largest_change
         Relative difference between two visits of a person from which a visit is named; None if visits are not compared.
+    counted
+        What has one value each, in words.
     """
 
     key: str
@@ -63,6 +65,7 @@ class Measure:
     map: str = ""
     tissue: str = ""
     largest_change: float | None = None
+    counted: str = "sessions"
 
 
 @dataclass(frozen=True)
@@ -271,8 +274,8 @@ def _beyond_cohort(qcs: Sequence[Quality], measures: Sequence[Measure]) -> list[
                     measure.title,
                     value,
                     measure.units,
-                    f"median of {len(known)} sessions {number(scale.back(scale.middle))}, usual {usual}",
-                    f"{far} robust SD {'above' if z > 0 else 'below'} the other sessions",
+                    f"median of {len(known)} {measure.counted} {number(scale.back(scale.middle))}, usual {usual}",
+                    f"{far} robust SD {'above' if z > 0 else 'below'} the other {measure.counted}",
                     "cohort",
                     abs(z) / limit,
                 )

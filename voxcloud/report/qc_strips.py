@@ -92,7 +92,7 @@ def strip(measure: Measure, qcs: Sequence[Quality], named: Set[str]) -> Strip | 
             odd = who_of(qc) in named
             hover = f"{who_of(qc)}: {number(value)} {measure.units}"
             panel.dot(x, value, NAMED if odd else PLAIN, 4.5 if odd else 2.6, hover, shape=3 if odd else 0)
-    alt = f"{title}: {len(known)} sessions, from {number(min(known))} to {number(max(known))} {measure.units}"
+    alt = f"{title}: {len(known)} {measure.counted}, from {number(min(known))} to {number(max(known))} {measure.units}"
     return Strip(row([panel], alt), panel.width > 2 * NARROWEST)
 
 

@@ -1,4 +1,4 @@
-"""picsl-greedy in a process of its own: the arrays go there through a folder, and the matrix comes back."""
+"""Registration programs in a process of their own: arrays go there through a folder, matrices and fields come back."""
 
 from __future__ import annotations
 
@@ -30,12 +30,36 @@ def run_greedy(request: dict[str, Any], images: dict[str, npt.NDArray[Any]]) -> 
     RegistrationError
         If the program failed or took too long; its last words are in the message.
     """
+    return run_child("voxcloud.space.greedy_process", "picsl-greedy", request, images)[0]
+
+
+def run_child(
+    module: str, program: str, request: dict[str, Any], images: dict[str, npt.NDArray[Any]]
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
+    """Run a module with a folder of its own and return its answer, and the displacements that the answer names.
+
+    Parameters
+    ----------
+    module
+        What runs: it reads ``request.json`` and the images, and writes ``answer.json``, as ``greedy_process`` does.
+    program
+        Its name in messages.
+    request
+        JSON.
+    images
+        Arrays by name.
+
+    Raises
+    ------
+    RegistrationError
+        If the program failed or took too long; its last words are in the message.
+    """
     with tempfile.TemporaryDirectory(prefix="voxcloud-") as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
         for key, array in images.items():
             np.save(folder / f"{key}.npy", array, allow_pickle=False)
-        command = [sys.executable, "-m", "voxcloud.space.greedy_process", name]
+        command = [sys.executable, "-m", module, name]
         with (folder / "words.txt").open("wb") as words:
             # Its input stays open as long as this process lives, which tells the child when it does not.
             child = subprocess.Popen(
@@ -58,11 +82,12 @@ def run_greedy(request: dict[str, Any], images: dict[str, npt.NDArray[Any]]) -> 
         if child.returncode != 0 or not place.exists():
             lines = (folder / "words.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise RegistrationError(
-                f"registration: expected picsl-greedy to end well, found exit status {child.returncode}: "
+                f"registration: expected {program} to end well, found exit status {child.returncode}: "
                 f"{lines[-1][-600:] if lines else 'no message'}. Run it again; if it fails again, look at both images."
             )
         answer: dict[str, Any] = json.loads(place.read_text(encoding="utf-8"))
-        return answer
+        warps = {key: np.load(folder / f"{key}.npy", allow_pickle=False) for key in answer.get("warps", ())}
+        return answer, warps
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 greedy holds the interpreter lock, and a Dask worker may not start processes by multiprocessing: so each registration is
 a plain child process with one thread. It reads ``request.json`` and arrays (``.npy``) from the folder, writes
-``answer.json`` there, and ends with its parent.
+``answer.json`` (and displacements, ``.npy``) there, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -29,23 +29,26 @@ PR_SET_PDEATHSIG = 1
 
 def main(folder: Path) -> None:
     """Carry the request out."""
-    _end_with_parent()
+    end_with_parent()
     request: dict[str, Any] = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     images = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in request["images"]}
     if "start" in request:
         np.savetxt(folder / "start.txt", np.array(request["start"]), fmt="%.17g")
-    matrix, metric = _register(request, images, folder)
+    if "deformable" in request:
+        answer = _deform(request, images, folder)
+    else:
+        matrix, metric = _register(request, images, folder)
+        answer = {"matrix": matrix.tolist(), "metric": metric}
     used = resource.getrusage(resource.RUSAGE_SELF)
-    answer = {
-        "matrix": matrix.tolist(),
-        "metric": metric,
+    answer |= {
         "cpu_s": used.ru_utime + used.ru_stime,
+        "peak_bytes": peak_bytes(),
         "program": f"picsl-greedy {version('picsl-greedy')}",
     }
     (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End when the parent does: at once on Linux, elsewhere when its end of the pipe closes."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -56,6 +59,16 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def peak_bytes() -> int:
+    """Return the largest memory of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would tell the parent's, if that is larger
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
 
 
 def _register(
@@ -73,9 +86,41 @@ def _register(
     )
     greedy = Greedy3D()
     greedy.execute(command, out=io.StringIO(), err=io.StringIO(), found=None, **named)
+    return np.asarray(greedy["found"], dtype=np.float64), _last_metrics(greedy)
+
+
+def _deform(request: dict[str, Any], images: dict[str, npt.NDArray[Any]], folder: Path) -> dict[str, Any]:
+    """Find a displacement field and its inverse, and save both (RAS+ mm, ``found`` and ``inverse``)."""
+    from picsl_greedy import Greedy3D
+
+    named = {name: _image(array, np.array(request["affines"][name])) for name, array in images.items()}
+    mask = "-gm mask" if "mask" in named else ""
+    start = f"-it {folder / 'start.txt'}" if "start" in request else ""
+    pairs = " ".join(f"-w {weight} -i fixed{i} moving{i}" for i, weight in enumerate(request["weights"]))
+    before, after = request["smoothing"]
+    # A stationary velocity field has an inverse by itself; -wp 0: warps as they are found, not in tenths of voxels.
+    command = (
+        f"-threads 1 -seed 1 -V 0 -sv -m {request['metric']} -n {request['iterations']} -s {before} {after} "
+        f"-e {request['step']} -wp 0 {start} {mask} {pairs} -o found -oinv inverse"
+    )
+    greedy = Greedy3D()
+    greedy.execute(command, out=io.StringIO(), err=io.StringIO(), found=None, inverse=None, **named)
+    for name in ("found", "inverse"):
+        np.save(folder / f"{name}.npy", _displacement(greedy[name]), allow_pickle=False)
+    return {"metric": _last_metrics(greedy), "warps": ["found", "inverse"]}
+
+
+def _last_metrics(greedy: Any) -> list[float]:
     log = greedy.metric_log()
-    last = [float(np.asarray(level["TotalPerPixelMetric"]).reshape(-1)[-1]) for level in log] if log else []
-    return np.asarray(greedy["found"], dtype=np.float64), last
+    return [float(np.asarray(level["TotalPerPixelMetric"]).reshape(-1)[-1]) for level in log] if log else []
+
+
+def _displacement(image: Any) -> npt.NDArray[np.float32]:
+    """Return an ITK vector image as (x, y, z, 3) in mm to the right, front and top."""
+    import SimpleITK as sitk
+
+    array = sitk.GetArrayViewFromImage(image)  # (z, y, x, 3)
+    return np.ascontiguousarray(array.transpose(2, 1, 0, 3) * np.diag(RAS_TO_LPS), dtype=np.float32)
 
 
 def _image(array: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> Any:

@@ -141,6 +141,8 @@ def expected_test(
         Change for a multiplier of one, in SDs of the coefficient.
     """
     table = participants[participants["group"].isin(levels(model.plus) + levels(model.minus))]
+    if table.empty:
+        return ExpectedTest(0.0, 0.0, 0)
     first = table["group"].isin(levels(model.plus)).to_numpy(float)
     columns = [first, 1.0 - first] if model.minus else [np.ones(len(table)), table[model.covariate].to_numpy(float)]
     columns += [table[name].to_numpy(float) for name in model.nuisance]

@@ -121,7 +121,12 @@ def truth_entries(
     entries = []
     for effect in effects:
         places = [(m, m, 1.0, 1.0) for m in effect.maps]
-        places += [(d, m, *_induced(d, m, effect, time)) for m in effect.maps if m in ("FA", "MD") for d in DERIVED]
+        places += [
+            (d, m, *induced(d, m, effect.label, effect.term, time))
+            for m in effect.maps
+            if m in ("FA", "MD")
+            for d in DERIVED
+        ]
         for shown, source, amplitude_gain, size_gain in places:
             if shown in maps:
                 relative = effect.relative_amplitude(source, time) * amplitude_gain
@@ -155,23 +160,29 @@ def _entry(
         "reach_mm": effect.radius_mm + REACH * fwhm_mm,
         "amplitude": float(f"{relative * _level(shown, effect.label):.6g}"),
         "relative_amplitude": float(f"{relative:.6g}"),
-        "units": _coefficient_units(units, effect.term, max(cohort.reference_days)),
+        "units": coefficient_units(units, effect.term, max(cohort.reference_days)),
         "induced_by": "" if shown == source else source,
         "multipliers": {pid: round(value, 6) for pid, value in multipliers.items() if value},
         "mask": f"truth/{effect.name}.nii.gz",
-        "shows_in": _shows_in(effect, multipliers, size, cohort, models),
+        "shows_in": shows_in(effect.term, multipliers, size, cohort, models),
     }
 
 
-def _shows_in(
-    effect: PlantedEffect, multipliers: Mapping[str, float], size: float, cohort: Cohort, models: Sequence[GroupModel]
+def shows_in(
+    term: str, multipliers: Mapping[str, float], size: float, cohort: Cohort, models: Sequence[GroupModel]
 ) -> list[dict[str, object]]:
-    """List the searches that an effect enters, with the t that the design lets one expect there."""
+    """List the searches that an effect enters, with the t that the design lets one expect there.
+
+    Parameters
+    ----------
+    multipliers
+        By participant; a size of one SD of the coefficient is for a multiplier of one.
+    """
     table = cohort.participants.copy()
     for score in sorted(set(cohort.learning["score"])):
         table[f"{score}_improvement"] = table["participant_id"].map(cohort.score(score))
     rows: list[dict[str, object]] = []
-    coefficient = "value" if effect.term == "intercept" else effect.term
+    coefficient = "value" if term == "intercept" else term
     for model in models:
         if coefficient not in model.coefficients:
             continue
@@ -211,10 +222,10 @@ def _level(map_name: str, label: str) -> float:
     return float(axial_radial(fa, md)[DERIVED.index(map_name)][0])
 
 
-def _induced(derived: str, source: str, effect: PlantedEffect, time: PolynomialTime) -> tuple[float, float]:
+def induced(derived: str, source: str, label: str, term: str, time: PolynomialTime) -> tuple[float, float]:
     """Return how an effect in FA or MD carries over to AD or RD: relative amplitude, and size in SDs."""
     which = DERIVED.index(derived)
-    fa, md = (MAP_MODELS[m].level(effect.label) for m in ("FA", "MD"))
+    fa, md = (MAP_MODELS[m].level(label) for m in ("FA", "MD"))
     step = 1e-3
 
     def log_value(f: float, d: float) -> float:
@@ -223,11 +234,12 @@ def _induced(derived: str, source: str, effect: PlantedEffect, time: PolynomialT
         return float(np.log((k * rd, rd)[which]))
 
     gains = {"FA": (log_value(fa * (1 + step), md) - log_value(fa * (1 - step), md)) / (2 * step), "MD": 1.0}
-    sds = {m: MAP_MODELS[m].coefficient_sd(effect.term, time.unit_variance(effect.term)) for m in gains}
+    sds = {m: MAP_MODELS[m].coefficient_sd(term, time.unit_variance(term)) for m in gains}
     total = float(np.sqrt(sum((gains[m] * sds[m]) ** 2 for m in gains)))
     return gains[source], gains[source] * sds[source] / total
 
 
-def _coefficient_units(units: str, term: str, scale_days: float) -> str:
+def coefficient_units(units: str, term: str, scale_days: float) -> str:
+    """Return the units of a coefficient of the time basis of a map with these units."""
     per = {"intercept": "", "linear": f" per {scale_days:g} days", "quadratic": f" per ({scale_days:g} days)^2"}
     return f"{units}{per[term]}"

@@ -215,6 +215,7 @@ def diffusion_head(
     echo_time_s: float,
     repetition_time_s: float,
     changes: Sequence[VisitChange] = (),
+    drift: Float32 | None = None,
 ) -> DiffusionHead:
     """Draw how a person's FA and MD deviate; regional variation is everybody's.
 
@@ -224,6 +225,8 @@ def diffusion_head(
         0 is the first; changes have gone on for so many visits.
     changes
         Of FA or MD.
+    drift
+        By how much more they deviate on the knots of the smooth fields, (x, y, z, 2).
     """
     rng = generator(seed, "diffusion", participant)
     variation = np.zeros((*FIELD_SHAPE, 2), dtype=np.float32)
@@ -232,6 +235,8 @@ def diffusion_head(
         variation += drawn.standard_normal(variation.shape, dtype=np.float32) * scale
     for at, name in enumerate(DIFFUSION_PARAMETERS):
         variation[..., at] += np.float32(PERSONAL_SD[name] * rng.standard_normal())
+    if drift is not None:
+        variation += drift
     points = fibres.points_mm() + np.asarray(head.tissues.centre_mm)
     relative = sample_spline(variation, (points - np.asarray(FIELD_ORIGIN_MM)) / FIELD_SPACING_MM)
     for change in changes:

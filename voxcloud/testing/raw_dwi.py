@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from voxcloud.testing.fields import FWHM_TO_SIGMA, Float64, generator
+from voxcloud.testing.fields import FWHM_TO_SIGMA, Float32, Float64, generator
 from voxcloud.testing.files import write_json
 from voxcloud.testing.raw_b1 import EPI_DIRECTIONS
 from voxcloud.testing.raw_diffusion import DiffusionHead, diffusion_head, scalars, tissue_signal
@@ -55,6 +55,8 @@ class DwiSettings:
         The same for everybody.
     changes
         Of FA and MD from visit to visit.
+    drift
+        By how much more FA and MD deviate, relative, on the knots of the smooth fields, (x, y, z, 2).
     """
 
     protocol: DwiProtocol
@@ -63,6 +65,7 @@ class DwiSettings:
     fibres: FibreField
     gradients: Gradients
     changes: tuple[VisitChange, ...]
+    drift: Float32 | None = None
 
     @property
     def readout_s(self) -> float:
@@ -230,6 +233,7 @@ def write_dwi(
         echo_time_s=protocol.echo_time_s,
         repetition_time_s=protocol.repetition_time_s,
         changes=settings.changes,
+        drift=settings.drift,
     )
     scanner = EpiScanner(
         person, coils, settings.grid, settings.readout_s, protocol.partial_fourier, protocol.gibbs, protocol.field

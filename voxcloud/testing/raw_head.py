@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
-from scipy.special import erf
 
 from voxcloud.testing.fields import FWHM_TO_SIGMA, Float32, Float64, generator
+from voxcloud.testing.raw_growth import Growth, origin_of, soft_ball
 from voxcloud.testing.raw_sampling import sample_spline
 from voxcloud.testing.raw_tissue import PARAMETERS, TISSUE_VALUES
 
@@ -88,8 +88,7 @@ class VisitChange:
     def profile(self, points_mm: Float64) -> Float64:
         """Return 1 deep inside, 1/2 at the radius, 0 outside, for points (point, 3)."""
         distance = np.linalg.norm(points_mm - np.asarray(self.centre_mm), axis=1)
-        edge = (distance - self.radius_mm) / (np.sqrt(2.0) * self.fwhm_mm * FWHM_TO_SIGMA)
-        return np.asarray(0.5 * (1.0 - erf(edge)))
+        return soft_ball(distance, self.radius_mm, self.fwhm_mm)
 
 
 @dataclass(frozen=True)
@@ -107,20 +106,23 @@ class Head:
     variation
         Relative deviation of the parameters within GM and WM on coarse knots, (x, y, z, parameter).
     changes
-        Change and how many visits it has gone on.
+        Change and how many visits it has gone on, or the part of it that is there.
+    growth
+        What has grown since the first visit.
     """
 
     tissues: HeadTissues
     to_template: Float64
     warp: Float32
     variation: Float32
-    changes: tuple[tuple[VisitChange, int], ...] = field(default=())
+    changes: tuple[tuple[VisitChange, float], ...] = field(default=())
+    growth: tuple[Growth, ...] = field(default=())
 
     def sample(self, points_mm: Float64) -> tuple[Float32, Float32]:
         """Return fractions (point, tissue) and parameters (point, parameter) at points of the head's frame, mm."""
         template = self.template_points(points_mm)
         fractions = sample_spline(self.tissues.coefficients, self.tissues.voxels(template))
-        relative = sample_spline(self.variation, _knots(template))
+        relative = sample_spline(self.variation, field_knots(template))
         for change, visits in self.changes:
             at = PARAMETERS.index(change.parameter)
             relative[:, at] += (1.0 + relative[:, at]) * (change.relative * visits * change.profile(template))
@@ -129,8 +131,8 @@ class Head:
     def template_points(self, points_mm: Float64) -> Float64:
         """Return where points (point, 3) of this head lie in the template, mm."""
         template = self._undeformed(points_mm)
-        template += sample_spline(self.warp, _knots(template))
-        return template
+        template += sample_spline(self.warp, field_knots(template))
+        return origin_of(template, self.growth)
 
     def may_fill(self, points_mm: Float64) -> npt.NDArray[np.bool_]:
         """Return where the head may be, (point,): quickly, and true for some points beside it too."""
@@ -181,24 +183,27 @@ def person_head(
     centre = np.asarray(tissues.centre_mm)
     to_template[:3, 3] = centre - linear @ centre
     warp = rng.standard_normal((*FIELD_SHAPE, 3), dtype=np.float32) * np.float32(WARP_SD_MM / SPLINE_SD)
-    shared = _variation(generator(seed, "regions"), REGIONAL_SD)
-    own = _variation(rng, PERSONAL_SD)
-    own += _per_parameter(PERSONAL_SD) * rng.standard_normal(len(PARAMETERS), dtype=np.float32)
+    shared = tissue_variation(generator(seed, "regions"), REGIONAL_SD)
+    own = tissue_variation(rng, PERSONAL_SD)
+    own += per_parameter(PERSONAL_SD) * rng.standard_normal(len(PARAMETERS), dtype=np.float32)
     return Head(tissues, to_template, warp, shared + own, tuple((change, visit) for change in changes))
 
 
-def _variation(rng: np.random.Generator, sd: Mapping[str, float]) -> Float32:
+def tissue_variation(rng: np.random.Generator, sd: Mapping[str, float]) -> Float32:
+    """Draw how the parameters deviate over space, relative, (x, y, z, parameter): SD per parameter."""
     drawn = rng.standard_normal((*FIELD_SHAPE, len(PARAMETERS)), dtype=np.float32) / np.float32(SPLINE_SD)
     r1, mtsat = PARAMETERS.index("R1map"), PARAMETERS.index("MTsat")
     drawn[..., mtsat] = 0.8 * drawn[..., r1] + 0.6 * drawn[..., mtsat]  # both follow myelin
-    return np.asarray(drawn * _per_parameter(sd), dtype=np.float32)
+    return np.asarray(drawn * per_parameter(sd), dtype=np.float32)
 
 
-def _per_parameter(sd: Mapping[str, float]) -> Float32:
+def per_parameter(sd: Mapping[str, float]) -> Float32:
+    """Return values by name in the order of ``PARAMETERS``."""
     return np.array([sd[name] for name in PARAMETERS], dtype=np.float32)
 
 
-def _knots(points_mm: Float64) -> Float64:
+def field_knots(points_mm: Float64) -> Float64:
+    """Return positions (point, 3) of points of the template on the knots of the smooth fields."""
     return np.asarray((points_mm - np.asarray(FIELD_ORIGIN_MM)) / FIELD_SPACING_MM)
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from voxcloud.testing.fields import Float64
+from voxcloud.testing.fields import Float32, Float64
 from voxcloud.testing.raw_b1 import FieldMapping, image_count, write_b1, write_receive_pair
 from voxcloud.testing.raw_dwi import DwiSeries, DwiSettings, write_dwi
 from voxcloud.testing.raw_fields import CoilFields, coil_fields
@@ -24,6 +24,19 @@ from voxcloud.testing.raw_tissue import PARAMETERS, TISSUES, UNITS
 SESSION_POSE = {"degrees": 2.5, "mm": 2.5}
 MOTION = {"degrees": 0.6, "mm": 0.8}
 ORDER = ("MTw", "PDw", "T1w")
+
+
+class Course(Protocol):
+    """Who comes when, and what has happened to them by then: the people of a study."""
+
+    def head(self, tissues: HeadTissues, participant: str, session: str) -> Head:
+        """Return a person's head at a visit."""
+
+    def diffusion(self, participant: str, session: str) -> tuple[tuple[VisitChange, ...], Float32]:
+        """Return what FA and MD have changed by at a visit, and have drifted by, on the knots, (x, y, z, 2)."""
+
+    def has_diffusion(self, participant: str, session: str) -> bool:
+        """Tell whether diffusion images were taken at a visit."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,10 @@ class RawSettings:
         Whether there is multi-parameter mapping, with B1+.
     dwi
         None: no diffusion images.
+    course
+        People of a study; None: they are drawn from the seed alone, and change by the visit.
+    restless
+        Factor on the movements between the acquisitions of a session.
     """
 
     seed: int
@@ -65,6 +82,13 @@ class RawSettings:
     b1_head: HeadTissues
     mpm: bool = True
     dwi: DwiSettings | None = None
+    course: Course | None = None
+    restless: float = 1.0
+
+    @property
+    def motion_sd(self) -> dict[str, float]:
+        """SD per axis of the movements between the acquisitions of a session."""
+        return {unit: self.restless * sd for unit, sd in MOTION.items()}
 
     def images_per_session(self) -> int:
         """Return how many images a session has."""
@@ -75,16 +99,31 @@ class RawSettings:
         pairs = 2 * len(self.protocol) if self.receive_pairs else 0
         return dwi + echoes + pairs + image_count(self.b1, self.b0, self.b1_protocol)
 
+    def head_at(self, participant: str, session: str, visit: int) -> Head:
+        """Return a person's head at a visit."""
+        if self.course is not None:
+            return self.course.head(self.head, participant, session)
+        return person_head(self.head, self.seed, participant, visit, self.changes)
+
+    def dwi_at(self, participant: str, session: str) -> DwiSettings | None:
+        """Return the settings of the diffusion images of a session; None where there are none."""
+        if self.dwi is None or self.course is None:
+            return self.dwi
+        if not self.course.has_diffusion(participant, session):
+            return None
+        changes, drift = self.course.diffusion(participant, session)
+        return replace(self.dwi, changes=changes, drift=drift)
+
     def session_movements(self, participant: str, session: str) -> dict[str, Movement]:
         """Return the movement of the head since PDw for each acquisition."""
         names = [name for name in ORDER if name in self.protocol and name != "PDw"] if self.mpm else []
         names += ["B1"] if self.mpm and self.b1 != "none" else []
-        names += ["DWI"] if self.dwi is not None else []
+        names += ["DWI"] if self.dwi_at(participant, session) is not None else []
         if self.movements is not None:
             return {name: self.movements.get(name, Movement()) for name in names}
         if not self.motion:
             return {name: Movement() for name in names}
-        return {name: movement(self.seed, participant, session, name, **MOTION) for name in names}
+        return {name: movement(self.seed, participant, session, name, **self.motion_sd) for name in names}
 
 
 @dataclass(frozen=True)
@@ -129,7 +168,7 @@ def write_session(
     written
         Called after each image.
     """
-    head = person_head(settings.head, settings.seed, participant, visit, settings.changes)
+    head = settings.head_at(participant, session, visit)
     scale = settings.b1_scale[visit]
     coils = coil_fields(settings.seed, participant, session, scale=scale)
     pose = movement(settings.seed, participant, session, "pose", **SESSION_POSE)
@@ -147,11 +186,15 @@ def write_session(
     )
     writer = SessionWriter(folder, participant, session, written)
     truth: dict[str, Path] = {}
+    about: dict[str, Any] = {}
     for name in (n for n in ORDER if settings.mpm and n in settings.protocol):
         at = movements.get(name, Movement()).matrix() @ lying
         sampled = sample_head(head, coils, settings.grid, at, with_fractions=name == "PDw")
         if name == "PDw":
             truth |= _write_truth(writer, sampled)
+            if settings.course is not None:
+                about["volumes_ml"] = _volumes_ml(sampled)
+                about["head_to_scanner"] = lying.tolist()
         _write_contrast(writer, settings, acquisition, sampled, name)
         if settings.receive_pairs:
             seen = sample_head(replace(head, tissues=settings.b1_head), coils, settings.b1_grid, at)
@@ -159,11 +202,13 @@ def write_session(
     if settings.mpm and settings.b1 != "none":
         truth |= _write_b1(writer, settings, acquisition, head, coils, movements["B1"].matrix() @ lying)
     series: dict[str, DwiSeries] = {}
-    about: dict[str, Any] = {}
-    if settings.dwi is not None:
+    dwi = settings.dwi_at(participant, session)
+    if dwi is not None:
         at = movements["DWI"].matrix() @ lying
         acq = "dwi" if settings.mpm and settings.b0 == "epi" else None
-        maps, series, about["dwi"] = write_dwi(writer, settings.dwi, acquisition, head, coils, at, visit, acq)
+        # A study's changes are what they have come to by then, not so much per visit.
+        visits = visit if settings.course is None else 1
+        maps, series, about["dwi"] = write_dwi(writer, dwi, acquisition, head, coils, at, visits, acq)
         truth |= maps
     record = {
         "participant_id": f"sub-{participant}",
@@ -222,6 +267,14 @@ def _write_b1(
         return {}
     field = sampled.volume(sampled.static_hz)
     return {"fieldmap": writer.write_truth("fieldmap", field, sampled.grid, "static field in Hz, B1 space")}
+
+
+def _volumes_ml(sampled: Sampled) -> dict[str, float]:
+    """Return the volume of GM, WM and CSF, and their sum, the intracranial volume."""
+    voxel_ml = abs(float(np.linalg.det(sampled.grid.affine[:3, :3]))) / 1000.0
+    sums = sampled.fractions.sum(axis=0, dtype=np.float64) * voxel_ml
+    volumes = {tissue: round(float(sums[TISSUES.index(tissue)]), 3) for tissue in ("GM", "WM", "CSF")}
+    return {**volumes, "TIV": round(sum(volumes.values()), 3)}
 
 
 def _write_truth(writer: SessionWriter, sampled: Sampled) -> dict[str, Path]:

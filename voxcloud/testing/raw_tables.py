@@ -14,7 +14,7 @@ from voxcloud.testing.files import describe_columns, write_json, write_table
 from voxcloud.testing.raw_diffusion import ANISOTROPY, DIFFUSION_SOURCES, MEAN_DIFFUSIVITY, T2_S
 from voxcloud.testing.raw_dwi import DwiSettings
 from voxcloud.testing.raw_head import VisitChange
-from voxcloud.testing.raw_session import MOTION, RawSettings, WrittenSession
+from voxcloud.testing.raw_session import RawSettings, WrittenSession
 from voxcloud.testing.raw_tissue import SOURCES, UNITS, VALUES
 from voxcloud.testing.study_file import write_study_file
 
@@ -91,7 +91,12 @@ def write_descriptions(folder: Path, settings: RawSettings, name: str) -> Path:
 
 
 def write_truth_record(folder: Path, settings: RawSettings, written: Sequence[WrittenSession]) -> None:
-    """Write ``truth/truth.json``: tissue values and sources, protocol, noise, changes, and the sessions."""
+    """Write ``truth/truth.json``: see ``truth_record``."""
+    write_json(folder / "truth" / "truth.json", truth_record(settings, written))
+
+
+def truth_record(settings: RawSettings, written: Sequence[WrittenSession]) -> dict[str, Any]:
+    """Return what is true of a data set: tissue values and sources, protocol, noise, changes, and the sessions."""
     record: dict[str, Any] = {
         "schema": 1,
         "seed": settings.seed,
@@ -102,7 +107,7 @@ def write_truth_record(folder: Path, settings: RawSettings, written: Sequence[Wr
         "noise_sd": settings.noise_sd,
         "pulse_saturation": settings.pulse_saturation,
         "spoiling": "perfect" if settings.spoiling is None else "as given",
-        "motion_sd": MOTION if settings.motion and settings.movements is None else None,
+        "motion_sd": settings.motion_sd if settings.motion and settings.movements is None else None,
         "b1": settings.b1,
         "b0": settings.b0,
         "protocol": {contrast: parameters.to_tree() for contrast, parameters in settings.protocol.items()},
@@ -111,7 +116,7 @@ def write_truth_record(folder: Path, settings: RawSettings, written: Sequence[Wr
     }
     if settings.dwi is not None:
         record["dwi"] = _diffusion_record(settings.dwi)
-    write_json(folder / "truth" / "truth.json", record)
+    return record
 
 
 def _diffusion_record(settings: DwiSettings) -> dict[str, Any]:
