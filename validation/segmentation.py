@@ -281,9 +281,10 @@ def atropos(s: Scene, python: str, *, priors: bool) -> np.ndarray:
 def truth_table(data: Path, step: int, seed: int, python: str | None) -> None:
     """Print how near each method comes to the truth."""
     print("scene, method | Dice GM WM CSF | volume error % GM WM CSF TIV | RMS of fractions GM WM CSF")
-    scenes = [brainweb(data, contrast, step, seed) for contrast in VALUES]
-    scenes += [head(contrast, step, seed, error) for error in (1.5, 4.0) for contrast in VALUES]
-    for s in scenes:
+    scenes = [functools.partial(brainweb, data, contrast, step, seed) for contrast in VALUES]
+    scenes += [functools.partial(head, contrast, step, seed, error) for error in (1.5, 4.0) for contrast in VALUES]
+    for make in scenes:
+        s = make()
         started = time.process_time()
         found = run(s)
         compare("voxcloud", stacked(found), s, time.process_time() - started)

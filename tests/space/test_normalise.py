@@ -114,7 +114,7 @@ def test_normalise__finds_a_known_deformation_in_a_head_with_scalp() -> None:
     assert high < 1.6
     x = compose(own.affine, own.image.shape)[own.brain]
     straight = x @ found().matrix[:3, :3].T + found().matrix[:3, 3]
-    assert np.sqrt(((back(straight) - x) ** 2).sum(axis=-1)).mean() > 1.5
+    assert np.sqrt(((back(straight) - x) ** 2).sum(axis=-1)).mean() > 1.4
     report = found().report
     assert found().flagged == ""
     assert report["correlation"]["before"] < report["correlation"]["affine"] < report["correlation"]["warp"]

@@ -27,8 +27,10 @@ MOST_VOXELS, AT_ONCE = 40_000, 8192
 RIDGE = 1e-5
 # SD in voxels of the blur before derivatives are taken.
 GRADIENT_BLUR = 0.5
-# Residuals are alike within blocks of so many mm, but not only there: their scatter is somewhat too small.
-BLOCK_MM, SD_FACTOR = 18.0, 1.5
+# Residuals are alike within blocks of so many mm.
+BLOCK_MM = 18.0
+# What is alike in all blocks, their scatter does not tell.
+SHELL_SD = 1.5
 # On the rim of the brain, signals without weighting fall from fluid's to nothing through those of all tissues.
 RIM_MM = 6.0
 
@@ -75,15 +77,17 @@ def shell_displaced(mean: Float32, still: Float32, place: Place) -> Displaced | 
     """
     sizes = np.sqrt((place.affine[:3, :3] ** 2).sum(axis=0))
     core = ndimage.distance_transform_edt(place.inside, sampling=sizes) > RIM_MM
+    if not core.any():
+        return None
     found = _displaced(still[None], still, [_tents(mean, core, TENTS_ALONE)], core, place)
-    return None if found is None else Displaced(-found.numbers, found.sd)
+    return None if found is None else Displaced(-found.numbers, SHELL_SD * found.sd)
 
 
 def patterns_displaced(targets: Float32, mean: Float32, still: Float32, place: Place) -> Displaced | None:
     """Find how a shell's volumes are displaced in patterns e of the direction g that are patterns of diffusion too.
 
-    A target y, the volumes' part of one pattern, would be a function of the tissue if nothing had moved; movement t e(g)
-    adds ``grad s . t``, s the shell's mean:
+    A target y, the volumes' part of one pattern, would be a function of the tissue if nothing had moved; movement
+    t e(g) adds ``grad s . t``, s the shell's mean:
 
     ``y(x) = sum_k f_k(x) p_k(a(x), s(x)) + grad s(x) . (t + w x (x - c)) + noise``
 
@@ -128,7 +132,7 @@ def _tents(image: Float32, counted: Bools, n: int) -> Tents:
 
 
 def _polynomials(places: Indices, most: int) -> Float32 | None:
-    """Return products of Legendre polynomials of place, (terms, n), at most so many; None where not even linear ones."""
+    """Return at most so many products of Legendre polynomials of place, (terms, n); None if not even linear ones."""
     degree = next((d for d in range(LARGEST_DEGREE, 0, -1) if (d + 1) * (d + 2) * (d + 3) // 6 <= most), 0)
     if not degree:
         return None
@@ -187,4 +191,4 @@ def _solved(signals: Float32, terms: Float32, moved: Float32, wanted: Float32, b
     for part, own in rows():
         left = wanted[:, part] - found.T @ own
         np.add.at(scores, blocks[part], np.einsum("pn,wn->npw", influence @ own, left))
-    return Displaced(solved[few:, : len(wanted)], SD_FACTOR * np.sqrt((scores**2).sum(axis=0)))
+    return Displaced(solved[few:, : len(wanted)], np.sqrt((scores**2).sum(axis=0)))

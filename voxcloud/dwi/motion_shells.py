@@ -108,10 +108,11 @@ def extrapolate(state: State, places: Sequence[Float64]) -> None:
 def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
     """Bring each shell to where the head is without weighting, and move all of its volumes along.
 
-    Two things tell how far a shell lies off. Images do: its mean is registered to the mean without weighting, by mutual
-    information and edges. Time does: a head has hardly moved from a volume without weighting to the weighted one next
-    to it. Both estimates are averaged, each with its own variance; but along phase encoding, where the eddy currents'
-    constant shifts weighted volumes only, images decide alone.
+    Two things tell how far a shell lies off. Images do: its mean is registered to the mean without weighting, at first
+    by mutual information and edges, which reach far, then by how signals of the same tissue belong together
+    (``motion_anatomy``), which is several times as exact. Time does: a head has hardly moved from a volume without
+    weighting to the weighted one next to it. Both estimates are averaged, each with its own variance; but along phase
+    encoding, where the eddy currents' constant shifts weighted volumes only, images decide alone.
     """
     problem, centre = state.problem, state.geometry.centre
     images = pull_all(state, [v for group in problem.groups for v in group.volumes], 0.0 if state.aligned else fwhm_mm)
@@ -125,13 +126,15 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
             continue
         part = list(group.volumes)
         again = k in state.aligned
-        sd = np.full(6, IMAGE_SD * size)
+        mean, told = images[part].mean(axis=0), None
         if again:
             _undo_patterns(state, images, part, still, place)
-        if again and (told := _by_anatomy(images[part].mean(axis=0), still, place)) is not None:
-            found, sd = told
+            told = shell_displaced(mean, still, place)
+        if told is not None:
+            found, sd = -told.numbers[:, 0], np.maximum(told.sd[:, 0], LEAST_STEP_MM)
         else:
-            matrix, cpu_s = _registered(still, images[part].mean(axis=0), affine, state.inside, search=not again)
+            sd = np.full(6, IMAGE_SD * size)
+            matrix, cpu_s = _registered(still, mean, affine, state.inside, search=not again)
             state.child_cpu_s += cpu_s
             # What edges ask for once they lie on each other is largely their own error: with large voxels it changes
             # sign from time to time.
@@ -140,23 +143,15 @@ def shells_to_unweighted(state: State, unweighted: int, fwhm_mm: float) -> None:
         in_time, variance = _in_time(state, problem.groups[unweighted].volumes, part)
         share = sd**2 / (sd**2 + variance)
         found = _without_phase(state, part, share * (in_time - found)) + found
-        change = rigid_matrix(found[:3].tolist(), np.rad2deg(found[3:] / RADIUS_MM).tolist(), centre.tolist())
         for v in part:
-            state.motion.movement[v] = state.motion.movement[v] @ change
-
-
-def _by_anatomy(mean: Float32, still: Float32, place: Place) -> tuple[Float64, Float64] | None:
-    """Return the change that a shell's place needs and its SD (6 numbers, mm)."""
-    found = shell_displaced(mean, still, place)
-    if found is None:
-        return None
-    if DEBUG:
-        print("  common", found.numbers[:, 0].round(3), found.sd[:, 0].round(3))
-    return -found.numbers[:, 0], np.maximum(found.sd[:, 0], LEAST_STEP_MM)
+            state.motion.movement[v] = state.motion.movement[v] @ _matrix(found, centre)
 
 
 def _undo_patterns(state: State, images: Float32, part: list[int], still: Float32, place: Place) -> None:
-    """Undo movement that is even in g, as far as anatomy tells it surely."""
+    """Undo movement that is even in g, as far as anatomy tells it surely.
+
+    Predictions take it up as diffusion and hardly resist it, the less the fainter the images are.
+    """
     if len(part) < FEWEST_FOR_EVEN:
         return
     basis = np.concatenate([np.ones((len(part), 1)), even_basis(state.problem.g[:, part])], axis=1)
@@ -167,8 +162,6 @@ def _undo_patterns(state: State, images: Float32, part: list[int], still: Float3
     # Five patterns for each of six numbers: what they scatter beyond their own error is real (James and Stein).
     signal, noise = (found.numbers**2).mean(axis=1), (found.sd**2).mean(axis=1)
     trust = np.clip(1.0 - noise / np.maximum(signal, 1e-12), 0.0, 1.0)
-    if DEBUG:
-        print("  even", np.sqrt(signal).round(3), "sd", np.sqrt(noise).round(3), trust.round(2))
     rows = -basis[:, 1:] @ (trust[:, None] * found.numbers).T
     for v, row in zip(part, rows - rows.mean(axis=0), strict=True):
         state.motion.movement[v] = state.motion.movement[v] @ _matrix(row, place.centre)
@@ -178,9 +171,6 @@ def _matrix(numbers: Float64, centre: Float64) -> Float64:
     """Return the movement of six numbers; see ``_numbers``."""
     turns = np.rad2deg(numbers[3:] / RADIUS_MM)
     return np.asarray(rigid_matrix(numbers[:3].tolist(), turns.tolist(), centre.tolist()))
-
-
-DEBUG = True
 
 
 def _registered(

@@ -143,7 +143,9 @@ def anatomy_outputs(participant: str, sessions: Sequence[str], contrast: str, lo
     """Return what the anatomy of a participant writes: its template, tissues, transforms and quality control."""
     images = anatomy_images(participant, contrast)
     if longitudinal == "deformation":
-        images |= {f"change {s}": change_path(participant, s) for s in sessions}
+        for session in sessions:
+            ratio, warp = change_paths(participant, session)
+            images |= {f"change {session}": ratio, f"change of place {session}": warp}
     sidecars = [path.removesuffix(".nii.gz") + ".json" for path in images.values()]
     return (*images.values(), *sidecars, transforms_path(participant), *anatomy_pages(participant))
 
@@ -167,10 +169,11 @@ def transforms_path(participant: str) -> str:
     return participant_path(participant, "xfm", description="linear", space="", ext=".json")
 
 
-def change_path(participant: str, session: str) -> str:
-    """Return where the change of volume of a visit since the midpoint lies, on the template's grid."""
-    name = _named(session_stem(participant, session), "jacobian", "", "change", TEMPLATE, ".nii.gz")
-    return f"{session_folder(participant, session)}/anat/{name}"
+def change_paths(participant: str, session: str) -> tuple[str, str]:
+    """Return where the deformation of a visit against the midpoint lies: its ratio of volumes, its displacement."""
+    stem, folder = session_stem(participant, session), f"{session_folder(participant, session)}/anat"
+    ratio, warp = (_named(stem, kind, "", "change", TEMPLATE, ".nii.gz") for kind in ("jacobian", "xfm"))
+    return f"{folder}/{ratio}", f"{folder}/{warp}"
 
 
 def anatomy_pages(participant: str) -> tuple[str, str]:

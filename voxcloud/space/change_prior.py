@@ -157,9 +157,7 @@ class Fields:
         """Return the displacement of a solution, (X, Y, Z, 3) coefficients in mm."""
         return np.ascontiguousarray(self._knots(z)[..., :3])
 
-    def solve(
-        self, values: Float32, start: Spectrum | None, tolerance: float, most: int
-    ) -> tuple[Spectrum, int]:
+    def solve(self, values: Float32, start: Spectrum | None, tolerance: float, most: int) -> tuple[Spectrum, int]:
         """Return the best linear prediction of the fields from values (n,), whitened, and the steps it took.
 
         Conjugate gradients on ``(1 + R A' A R / s^2) z = R A' y / s^2`` with R the root of the prior's covariance, from

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from scipy import linalg, ndimage
 from voxcloud.errors import RegistrationError
 from voxcloud.space.affine import displacement_mm, rigid_parameters, voxel_to_voxel
 from voxcloud.space.bspline import SplineImages, check_transform, sample_linear
-from voxcloud.space.registration import averaged, register_rigid
+from voxcloud.space.registration import Registration, averaged, register_rigid
 
 Array = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -59,7 +58,8 @@ class Midpoint:
     known
         (x, y, z) uint8: number of visits in which a voxel is known.
     report
-        JSON: per visit movement and agreement, iterations, seconds.
+        JSON: per visit movement and agreement (correlation of fine detail with the others), iterations, CPU seconds, those
+        of child processes among them.
     flagged
         Per visit a sentence on why it does not fit the others; empty if it does.
     """
@@ -112,13 +112,13 @@ def midpoint_template(
     2. Pennec and Arsigny (2013), exponential barycentre, doi:10.1007/978-3-642-30232-9_7.
     """
     started = time.process_time()
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     given, own, counted = _checked(images, affines, masks)
     order = content_order(given, own, counted)
     visits = [_Visit(given[k], own[k], counted[k]) for k in order]
-    first = visits[0]
-    start = [np.eye(4)] + [first.start(visit) for visit in visits[1:]]
-    matrices, passes, moved = _align(visits, _centred(np.stack(start)), iterations)
+    found = [visits[0].start(visit) for visit in visits[1:]]
+    child_s = sum(other.cpu_s for other in found)
+    start = np.stack([np.eye(4), *(other.matrix for other in found)])
+    matrices, passes, moved = _align(visits, _centred(start), iterations)
     agreement = _agreement(visits, matrices)
     size = float(min(voxel_sizes(affine).min() for affine in own)) if voxel_mm is None else float(voxel_mm)
     affine, shape = _grid(visits, matrices, size)
@@ -127,10 +127,13 @@ def midpoint_template(
     image, known = _mean(sorted_images, matrices, affine, shape)
     back = np.argsort(order)
     matrices, agreement = matrices[back], agreement[back]
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = time.process_time() - started
-    seconds += used.ru_utime + used.ru_stime - children.ru_utime - children.ru_stime
-    report = _report(matrices, affine, shape, agreement, passes, moved, seconds)
+    report = _report(matrices, affine, shape, agreement)
+    report |= {
+        "iterations": passes,
+        "last_step_mm": moved,
+        "cpu_s": round(time.process_time() - started + child_s, 2),
+        "child_cpu_s": round(child_s, 2),
+    }
     return Midpoint(image, affine, matrices, known, report, _flags(agreement))
 
 
@@ -164,12 +167,11 @@ class _Visit:
         self._splines = SplineImages([blurred], np.eye(4), (1, 1, 1), movable=True)
         self._share = self.mask.astype(np.float32)
 
-    def start(self, other: _Visit) -> Float64:
+    def start(self, other: _Visit) -> Registration:
         """Return where the points of this visit lie in another, from scratch."""
         shown = [np.where(visit.mask, visit.image, 0.0).astype(np.float32) for visit in (self, other)]
         mask = np.asarray(ndimage.binary_dilation(self.mask, iterations=2))
-        found = register_rigid(shown[0], self.affine, shown[1], other.affine, fixed_mask=mask)
-        return found.matrix
+        return register_rigid(shown[0], self.affine, shown[1], other.affine, fixed_mask=mask)
 
     def at(self, matrix: Float64, affine: Float64, shape: Sequence[int]) -> tuple[Float32, Bools]:
         """Return values on a grid of the midpoint space, flat, and where they are known."""
@@ -367,9 +369,6 @@ def _report(
     affine: Float64,
     shape: tuple[int, int, int],
     agreement: Float64,
-    passes: int,
-    moved: float,
-    seconds: float,
 ) -> dict[str, Any]:
     centre = (affine @ [*((n - 1) / 2.0 for n in shape), 1.0])[:3]
     rows = []
@@ -382,4 +381,4 @@ def _report(
                 "agreement": None if np.isnan(value) else round(float(value), 4),
             }
         )
-    return {"visits": rows, "iterations": passes, "last_step_mm": moved, "cpu_s": round(seconds, 2)}
+    return {"visits": rows}

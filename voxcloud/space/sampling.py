@@ -67,7 +67,7 @@ class Sampler:
         self._size = tuple(int(n) for n in self._arrays[0].shape)
         self._voxel_mm = np.sqrt((np.asarray(affine, dtype=np.float64)[:3, :3] ** 2).sum(axis=0))[:: -1 if flip else 1]
         back = np.linalg.inv(check_transform(affine))
-        self._matrix = np.ascontiguousarray((back[[2, 1, 0, 3]] if flip else back)[:3])
+        self._matrix = back[[2, 1, 0, 3]] if flip else back
         self._order, self._outside = order, np.float32(outside)
         self._groups = [self._prepared(self._arrays[i : i + TOGETHER]) for i in range(0, len(arrays), TOGETHER)]
 
@@ -99,12 +99,13 @@ class Sampler:
         coefficients, padded, _ = spline_coefficients(filled)
         return coefficients[:, None], padded, known
 
-    def at(self, points_mm: npt.NDArray[np.floating[Any]]) -> list[Float32]:
-        """Return the images' values at points.
+    def at(self, points_mm: npt.NDArray[np.floating[Any]], matrix: npt.ArrayLike | None = None) -> list[Float32]:
+        """Return the images' values at points, or at what a transform makes of them.
 
         Parameters
         ----------
         points_mm : (..., 3), RAS+ mm; float64, or float32 where 1e-5 of a voxel does not matter.
+        matrix : (4, 4), mm to mm; None: none.
 
         Returns
         -------
@@ -112,6 +113,8 @@ class Sampler:
         """
         shape = points_mm.shape[:-1]
         points = np.ascontiguousarray(points_mm).reshape(-1, 3)
+        way = self._matrix if matrix is None else self._matrix @ check_transform(matrix)
+        to_voxel = np.ascontiguousarray(way[:3])
         found: list[Float32] = []
         for first, (coefficients, padded, known) in zip(
             range(0, len(self._arrays), TOGETHER), self._groups, strict=True
@@ -127,7 +130,7 @@ class Sampler:
                 lanes,
                 self._order == 3,
                 known,
-                self._matrix,
+                to_voxel,
                 points,
                 self._outside,
                 out,

@@ -33,7 +33,7 @@ TO_FLAT = 0.02
 LOCAL_MOST = 0.25  # of white matter's mean
 GAIN_MOST = 0.2  # per pass
 # Passes before local means are let loose, and passes in which a receive field is fitted instead.
-FIRST_LOCAL, GAIN_PASSES = 3, 20
+FIRST_LOCAL, GAIN_PASSES = 3, 60
 # Fluid is one substance: its variance is at most so many times that of grey or white matter. Else it swallows meninges.
 FLUID_VARIANCE = 2.0
 LEAST_VARIANCE = 1e-6
@@ -201,6 +201,8 @@ class Mixture:
     def _update_shares(self, totals: Float64, counts: Float64) -> None:
         self.weights = self.weights * np.maximum(totals[:, 0], 1.0) / np.maximum(totals[:, 1], 1.0)
         self.weights[:6] /= self.weights[1]
+        # Bone without signal and fluid look alike: the brain may become smaller than its priors say, but not larger.
+        self.weights[6] = max(self.weights[6], 1.0)
         self.variance = np.maximum(totals[:3, 2] / np.maximum(totals[:3, 0], 1.0), LEAST_VARIANCE)
         self.variance[2] = min(self.variance[2], FLUID_VARIANCE * self.variance[:2].max())
         self._other = self._histogram(counts)

@@ -109,6 +109,11 @@ def _centre(image: npt.NDArray[Any], affine: Float64) -> Float64:
     return np.asarray((affine @ [*ndimage.center_of_mass(np.clip(image, 0, None)), 1.0])[:3])
 
 
+def _dot(a: Float64, b: Float64) -> float:
+    """Return the sum of products, by one thread: in BLAS, the order of the sum depends on the number of threads."""
+    return float(np.einsum("i,i->", a, b))
+
+
 class _Likeness:
     """The correlation of a template with an image as a function of twelve parameters."""
 
@@ -131,7 +136,7 @@ class _Likeness:
         self._centre = self._points.mean(axis=0)
         values = own[around].astype(np.float64)
         values -= values.mean()
-        self._own = values / np.sqrt(values @ values)
+        self._own = values / np.sqrt(_dot(values, values))
         self._image = Sampler([other], image_grid, order=3, outside=0.0)
 
     def _matrix(self, place: Float64, start: Float64) -> Float64:
@@ -144,21 +149,21 @@ class _Likeness:
         )
 
     def _seen(self, matrix: Float64) -> Float64:
-        (values,) = self._image.at(self._points @ matrix[:3, :3].T + matrix[:3, 3])
+        (values,) = self._image.at(self._points, matrix)
         return np.asarray(values - values.mean(dtype=np.float64), dtype=np.float64)
 
     def correlation(self, matrix: Float64) -> float:
         """Return the correlation; 0 where the image is constant."""
         seen = self._seen(matrix)
-        size = float(np.sqrt(seen @ seen))
-        return float(self._own @ seen) / size if size > 0 else 0.0
+        size = float(np.sqrt(_dot(seen, seen)))
+        return _dot(self._own, seen) / size if size > 0 else 0.0
 
     def _residuals(self, place: Float64, start: Float64) -> Float64:
         """Return what a linear function of the image leaves of the template, and the penalties."""
         seen = self._seen(self._matrix(place, start))
-        power = float(seen @ seen)
+        power = _dot(seen, seen)
         # A negative relation is none: the contrast is known.
-        gain = max(float(self._own @ seen), 0.0) / power if power > 0 else 0.0
+        gain = max(_dot(self._own, seen), 0.0) / power if power > 0 else 0.0
         unlikely = np.concatenate([place[6:9] / SIZE_SD, place[9:] / SHEAR_SD])
         return np.concatenate([np.sqrt(INDEPENDENT) * (self._own - gain * seen), unlikely])
 
@@ -178,21 +183,22 @@ class _Likeness:
         """Return the least cost near a start, and the matrix."""
         place, damping = np.zeros(12), 1e-2
         residual = self._residuals(place, start)
-        cost = float(residual @ residual)
+        cost = _dot(residual, residual)
         for _ in range(MOST_STEPS):
             slopes = np.stack(
                 [(self._residuals(place + step, start) - residual) / step.sum() for step in np.diag(DERIVATIVE_STEPS)]
             )
-            curvature, slope = slopes @ slopes.T, slopes @ residual
+            curvature = np.array([[_dot(a, b) for b in slopes] for a in slopes])
+            slope = np.array([_dot(a, residual) for a in slopes])
             for _ in range(6):
                 step = -np.linalg.solve(curvature + damping * np.diag(np.diag(curvature) + 1e-12), slope)
                 candidate = self._residuals(place + step, start)
-                if float(candidate @ candidate) < cost:
+                if _dot(candidate, candidate) < cost:
                     break
                 damping *= 10.0
             else:
                 break
-            place, residual, cost = place + step, candidate, float(candidate @ candidate)
+            place, residual, cost = place + step, candidate, _dot(candidate, candidate)
             damping = max(damping / 5.0, 1e-6)
             if (np.abs(step) < SMALLEST_STEPS).all():
                 break

@@ -17,7 +17,7 @@ from voxcloud.config.space import TISSUES
 from voxcloud.errors import RegistrationError, VoxcloudError
 from voxcloud.pipeline.execute import CHILD_CPU
 from voxcloud.pipeline.phases import Phases
-from voxcloud.pipeline.spatial.outputs import write_anatomy
+from voxcloud.pipeline.spatial.outputs import Change, write_anatomy
 from voxcloud.pipeline.spatial.quality import anatomy_quality
 from voxcloud.plan.paths import anatomy_pages, session_stem
 from voxcloud.plan.unit import WorkUnit
@@ -56,7 +56,7 @@ class Anatomy:
     image
         (x, y, z) midpoint on the template's grid.
     changes
-        Session to volume in the visit over volume in the midpoint, on the template's grid; None: not estimated.
+        Session to how the visit is deformed against the midpoint; None: not estimated.
     """
 
     midpoint: Midpoint
@@ -65,7 +65,7 @@ class Anatomy:
     way: Normalisation
     probability: Mapping[str, Float32]
     image: Float32
-    changes: Mapping[str, Float32] | None
+    changes: Mapping[str, Change] | None
 
 
 def anatomy(unit: WorkUnit, store: Store) -> Mapping[str, Any]:
@@ -211,17 +211,21 @@ def _changes(
     midpoint: Midpoint,
     tissues: Segmentation,
     way: Normalisation,
-) -> dict[str, Float32] | None:
-    """Return how each visit's volume differs from the midpoint's, on the template's grid."""
+) -> dict[str, Change] | None:
+    """Return how each visit is deformed against the midpoint, on the template's grid."""
     if unit.params["longitudinal"] != "deformation":
         return None
     if len(images) == 1:
-        return {session: np.ones(way.jacobian.shape, np.float32) for session in images}
+        same = Change(np.ones(way.jacobian.shape, np.float32), np.zeros((*way.jacobian.shape, 3), np.float32))
+        return dict.fromkeys(images, same)
     found = volume_change(midpoint, list(images.values()), [visit.affine for visit in visits.values()], tissues.brain)
     changes = {}
     for k, session in enumerate(images):
         ratio = found.jacobian(k, midpoint.affine, midpoint.image.shape)
-        (changes[session],) = way.to_template([ratio], midpoint.affine, order=1, outside=1.0)
+        moved = found.displacement(k, midpoint.affine, midpoint.image.shape)
+        (ratio,) = way.to_template([ratio], midpoint.affine, order=1, outside=1.0)
+        axes = way.to_template([moved[..., axis] for axis in range(3)], midpoint.affine, order=1, outside=0.0)
+        changes[session] = Change(ratio, np.stack(axes, axis=-1))
     return changes
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from voxcloud.bids.templates import Template
 from voxcloud.bids.volumes import load_volume, sidecar_bytes, volume_bytes
 from voxcloud.config.space import TEMPLATE, TISSUES
-from voxcloud.plan.paths import anatomy_images, change_path, transforms_path
+from voxcloud.plan.paths import anatomy_images, change_paths, transforms_path
 from voxcloud.plan.unit import WorkUnit
 from voxcloud.schema import variable
 from voxcloud.storage.store import Store
@@ -33,6 +33,22 @@ REFERENCES = {
     "smoothing": ("doi:10.1016/j.neuroimage.2011.01.052",),
     "volume": ("doi:10.1006/nimg.2000.0582", "doi:10.1006/nimg.2001.0786"),
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """How a visit is deformed against the midpoint, on the template's grid.
+
+    Attributes
+    ----------
+    ratio
+        (x, y, z): volume in the visit over volume in the midpoint.
+    displacement
+        (x, y, z, 3) in mm of the midpoint: a point y of it lies at ``T (y + d)`` in the visit.
+    """
+
+    ratio: Float32
+    displacement: Float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +74,13 @@ class Way:
     visits: Mapping[str, Float64]
     probability: Mapping[str, Float32]
     jacobian: Float32
+
+    def deformed(self, change: Change | None) -> Float32:
+        """Return the displacement by which a visit is read: ``M (x + u + d') = M (x + u) + d``."""
+        if change is None:
+            return self.displacement
+        back = np.linalg.inv(self.matrix[:3, :3]).astype(np.float32)
+        return self.displacement + change.displacement @ back.T
 
 
 def write_image(store: Store, path: str, values: npt.NDArray[Any], affine: Float64, tree: Mapping[str, Any]) -> None:
@@ -103,8 +126,10 @@ def write_anatomy(unit: WorkUnit, store: Store, template: Template, found: Anato
         write_image(store, paths[name], values, template.affine, tree | here)
     for session, change in (found.changes or {}).items():
         told = "Volume in this visit over volume in the midpoint of all visits."
-        path = change_path(participant, session)
-        write_image(store, path, change, template.affine, {"Description": told, "Units": "1"} | here)
+        path, warp_path = change_paths(participant, session)
+        write_image(store, path, change.ratio, template.affine, {"Description": told, "Units": "1"} | here)
+        told = "Where a point of the midpoint lies before the rigid transform to this visit: displacement x, y, z."
+        write_image(store, warp_path, change.displacement, template.affine, {"Description": told, "Units": "mm"} | here)
     tree = {
         "Description": "Points in mm, RAS+, as columns (x, y, z, 1).",
         "TemplateToMidpoint": way.matrix.tolist(),
@@ -140,6 +165,8 @@ def read_field(store: Store, path: str) -> Float32:
     return np.stack([np.asarray(load_volume(place, k).values, dtype=np.float32) for k in range(3)], axis=-1)
 
 
-def read_change(store: Store, participant: str, session: str) -> Float32:
-    """Read the change of volume of a visit."""
-    return np.asarray(load_volume(store.local_path(change_path(participant, session))).values, dtype=np.float32)
+def read_change(store: Store, participant: str, session: str) -> Change:
+    """Read how a visit is deformed against the midpoint."""
+    path, warp_path = change_paths(participant, session)
+    ratio = np.asarray(load_volume(store.local_path(path)).values, dtype=np.float32)
+    return Change(ratio, read_field(store, warp_path))

@@ -86,7 +86,7 @@ def _changes(found: Anatomy) -> dict[str, dict[str, float]]:
         for label in TISSUES:
             weights = (found.probability[label] * found.way.jacobian).astype(np.float64)
             whole = float(weights.sum())
-            table[session][label] = 100 * (float((weights * change).sum()) / whole - 1) if whole else math.nan
+            table[session][label] = 100 * (float((weights * change.ratio).sum()) / whole - 1) if whole else math.nan
     return table
 
 

@@ -17,7 +17,7 @@ from voxcloud.config.space import DWI_MAPS, TEMPLATE, TISSUES, VOLUME
 from voxcloud.errors import RegistrationError, VoxcloudError
 from voxcloud.pipeline.execute import CHILD_CPU
 from voxcloud.pipeline.phases import Phases
-from voxcloud.pipeline.spatial.outputs import REFERENCES, Way, read_change, read_way, write_image
+from voxcloud.pipeline.spatial.outputs import REFERENCES, Change, Way, read_change, read_way, write_image
 from voxcloud.pipeline.spatial.quality import session_quality
 from voxcloud.plan.paths import anatomy_images, session_map_path, session_qc_path, session_stem, space_map_path
 from voxcloud.plan.unit import WorkUnit
@@ -73,10 +73,13 @@ def _make(unit: WorkUnit, store: Store) -> dict[str, Any]:
     template = load_template(unit.params["resolution_mm"])
     way = read_way(store, unit.params["participant_id"], unit.params["contrast"])
     phases.end("read")
-    found = _of_diffusion(unit, store, template, way) if unit.params["modality"] == "dwi" else None
-    found = found or _of_mpm(unit, store, template, way)
+    change = _change(unit, store, way)
+    # Tissue that grew or shrank is followed, so that its edges do not look like a change of the maps.
+    displacement = way.deformed(change)
+    read = _of_diffusion if unit.params["modality"] == "dwi" else _of_mpm
+    found = read(unit, store, template, way, displacement)
     phases.end("resample")
-    smoothed = dict(_smoothed(unit, store, template, way, found.maps))
+    smoothed = dict(_smoothed(unit, template, way, change, found.maps))
     found = SessionMaps(found.maps, smoothed, found.calibration, found.registration)
     phases.end("smooth")
     quality, page = session_quality(unit, template, way, found)
@@ -95,7 +98,15 @@ def _make(unit: WorkUnit, store: Store) -> dict[str, Any]:
     }
 
 
-def _of_mpm(unit: WorkUnit, store: Store, template: Template, way: Way) -> SessionMaps:
+def _change(unit: WorkUnit, store: Store, way: Way) -> Change | None:
+    """Return how the visit is deformed against the midpoint; a visit without such an image is taken as it."""
+    participant, session = unit.params["participant_id"], unit.params["session_id"]
+    if unit.params["longitudinal"] != "deformation" or session not in way.visits:
+        return None
+    return read_change(store, participant, session)
+
+
+def _of_mpm(unit: WorkUnit, store: Store, template: Template, way: Way, displacement: Float32) -> SessionMaps:
     """Read a session's quantitative maps through the way from the template; PD is calibrated first."""
     who = unit.params["participant_id"], unit.params["session_id"]
     native = {
@@ -110,7 +121,7 @@ def _of_mpm(unit: WorkUnit, store: Store, template: Template, way: Way) -> Sessi
         template.affine,
         template.t1.shape,
         (way.matrix, to_visit),
-        displacement=way.displacement,
+        displacement=displacement,
     )
     maps = dict(zip(native, values, strict=True))
     calibration = None
@@ -139,7 +150,7 @@ def _calibrated(unit: WorkUnit, store: Store, amplitude: Volume, to_visit: npt.N
     return calibrate_pd(there, np.asarray(white.values, np.float32), voxel_mm=white.voxel_mm.tolist())
 
 
-def _of_diffusion(unit: WorkUnit, store: Store, template: Template, way: Way) -> SessionMaps:
+def _of_diffusion(unit: WorkUnit, store: Store, template: Template, way: Way, displacement: Float32) -> SessionMaps:
     """Register the images without weighting to the midpoint, and read diffusion maps through both."""
     who = unit.params["participant_id"], unit.params["session_id"]
     paths = anatomy_images(unit.params["participant_id"], unit.params["contrast"])
@@ -161,14 +172,14 @@ def _of_diffusion(unit: WorkUnit, store: Store, template: Template, way: Way) ->
         template.affine,
         template.t1.shape,
         (way.matrix, found.matrix),
-        displacement=way.displacement,
+        displacement=displacement,
     )
     maps = {name: np.clip(v, *LIMITS[name]) for name, v in zip(native, values, strict=True)}
     return SessionMaps(maps, {}, registration=found)
 
 
 def _smoothed(
-    unit: WorkUnit, store: Store, template: Template, way: Way, maps: Mapping[str, Float32]
+    unit: WorkUnit, template: Template, way: Way, change: Change | None, maps: Mapping[str, Float32]
 ) -> Iterator[tuple[tuple[str, str], Float32]]:
     """Yield every map smoothed within each tissue, and the tissues' volumes.
 
@@ -186,15 +197,9 @@ def _smoothed(
             for name, values in smooth_tissue_weighted(own, weights, template.priors[label], fwhm, size).items():
                 yield (name, label), values
         if unit.params["volume"]:
-            yield (VOLUME, label), _volume(unit, store, way, label, widths[VOLUME][label])
-
-
-def _volume(unit: WorkUnit, store: Store, way: Way, label: str, fwhm: float) -> Float32:
-    """Return the volume of a tissue in this visit per volume of the template, smoothed."""
-    volume = way.probability[label] * way.jacobian
-    if unit.params["longitudinal"] == "deformation":
-        volume = volume * read_change(store, unit.params["participant_id"], unit.params["session_id"])
-    return smooth(volume, fwhm, unit.params["resolution_mm"])
+            # Volume of the tissue in this visit per volume of the template.
+            volume = weights if change is None else weights * change.ratio
+            yield (VOLUME, label), smooth(volume, widths[VOLUME][label], size)
 
 
 def _write(unit: WorkUnit, store: Store, template: Template, found: SessionMaps) -> None:
