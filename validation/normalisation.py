@@ -6,8 +6,9 @@
 A participant is another anatomy (the BrainWeb phantom and colin27, where the data folder has them: ``VOXCLOUD_DATA``),
 as it is and deformed by a known smooth field and an affine: W. Both are normalised apart. A point x of the template
 then lies at p(x) in the anatomy and at q(x) in the deformed one, and W(p(x)) should be q(x): what is left, in mm over
-the brain, is the residual. Dice compares the participant's tissue, carried to the template, with the template's. ``head``: the image with skull and scalp; ``image``: the brain alone; ``tissue``:
-the brain and its grey and white matter (dipy takes one channel). ``--failures`` prints what good and bad cases report.
+the brain, is the residual. Dice compares the participant's tissue, carried to the template, with the template's.
+``head``: the image with skull and scalp; ``image``: the brain alone, where there is a segmentation; ``tissue``: the
+brain and its grey and white matter (dipy takes one channel). ``--failures`` prints what good and bad cases report.
 """
 
 from __future__ import annotations

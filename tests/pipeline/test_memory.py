@@ -46,6 +46,8 @@ def units(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, Work
         found.setdefault(unit.step, (outcome.output, unit))
     protocol = DwiProtocol(voxel_mm=3.0, shells=((1000.0, 30),))
     raw = simulate_raw(folder.with_name("raw"), resolution_mm=2.5, participants=1, sessions=1, dwi=protocol)
+    tree = yaml.safe_load(raw.study_file.read_text())
+    raw.study_file.write_text(yaml.safe_dump({**tree, "space": {"resolution_mm": 1.5}}))
     made = run_study(raw.study_file, RunOptions(engine="serial"))
     assert (made.failed, made.problems) == ({}, ())
     for unit in plan_study(raw.study_file).plan.units:

@@ -1,8 +1,9 @@
 """A head scanned at several visits: known movements, known changes of volume and of MTsat, noise.
 
-A person of the simulator (``voxcloud.testing.raw_head``) is read at sub-voxel points through a known deformation, so that
-nothing of what is under test takes part. A change of volume is a source field s in the frame of the head: the deformation
-``phi(x) = x + u(x)`` has ``div u = s`` and no rotation, by a Poisson equation, so that volumes grow by ``exp`` of about s.
+A person of the simulator (``voxcloud.testing.raw_head``) is read at sub-voxel points through a known deformation, so
+that nothing of what is under test takes part. A change of volume is a source field s in the frame of the head: the
+deformation ``phi(x) = x + u(x)`` has ``div u = s`` and no rotation, by a Poisson equation, so that volumes grow by
+about ``exp(s)``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from scipy import fft, ndimage
 
 from voxcloud.space.affine import rigid_matrix
-from voxcloud.testing.raw_head import Head, HeadTissues, person_head, template_head
+from voxcloud.testing.raw_head import Head, person_head, template_head
 from voxcloud.testing.raw_tissue import PARAMETERS
 
 MTSAT = PARAMETERS.index("MTsat")

@@ -40,10 +40,10 @@ class Space(Part):
     resolution_mm: float = Field(
         1.5, ge=1, le=8, description=f"Voxel size of the grid of {TEMPLATE} on which everything is analysed, mm."
     )
-    anatomy: Literal["auto", "MTsat", "R1map", "T1w"] = Field(
+    anatomy: Literal["auto", "MTsat", "R1map"] = Field(
         "auto",
         description="Image that visits are aligned by, that is segmented and normalised; auto: MTsat where every "
-        "session has it, else R1map, else T1w.",
+        "session has it, else R1map.",
     )
     registration: Literal["greedy", "antspyx", "dipy"] = Field(
         "greedy", description="Program of the non-linear normalisation; antspyx and dipy must be installed."

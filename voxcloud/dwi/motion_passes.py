@@ -14,7 +14,7 @@ from voxcloud.dwi.motion_model import Predicted, fit_volume
 from voxcloud.dwi.motion_shells import eddy_priors, extrapolate, shells_to_unweighted
 from voxcloud.dwi.motion_state import Corrected, Problem, State, coarser, pull_all, start_state
 from voxcloud.dwi.outliers import find_outliers, slice_scores
-from voxcloud.dwi.prediction import Process, covariance, fit_process, leave_one_out, mean_process
+from voxcloud.dwi.prediction import Group, Process, covariance, fit_process, leave_one_out, mean_process
 from voxcloud.space.affine import rigid_matrix, rigid_parameters
 
 Float32 = npt.NDArray[np.float32]
@@ -35,6 +35,8 @@ FINE_GRID_MM = 4.0
 SAMPLE = 20_000
 STEPS = 2
 VOLUMES_AT_ONCE = 16
+# SD in voxels of the blur over what predictions say of directions.
+CALM = 0.8
 # Of voxels, by how much signals depend on direction.
 CLASSES = 5
 
@@ -99,6 +101,24 @@ def _predictions(
         yield from zip(chosen, found.reshape(len(chosen), *images.shape[1:]), strict=True)
 
 
+def _calmed(
+    predictions: Iterator[tuple[int, Float32]], images: Float32, groups: Sequence[Group]
+) -> Iterator[tuple[int, Float32]]:
+    """Give predictions whose difference from the mean of the shell's other volumes is blurred.
+
+    The mean of many volumes is sharp and has little noise. What depends on direction has most of a prediction's noise,
+    which interpolation weakens between voxels and which so draws volumes there; and fibres turn slowly.
+    """
+    of = {v: k for k, group in enumerate(groups) if group.orders for v in group.volumes}
+    totals = {k: images[list(groups[k].volumes)].sum(axis=0) for k in set(of.values())}
+    for v, image in predictions:
+        if v in of:
+            mean = (totals[of[v]] - images[v]) / np.float32(len(groups[of[v]].volumes) - 1)
+            yield v, mean + ndimage.gaussian_filter(image - mean, CALM, truncate=3.0)
+        else:
+            yield v, image
+
+
 def _pass(state: State, process: Process | None, volumes: Sequence[int], fwhm_mm: float, *, terms: int) -> None:
     """Predict volumes from each other and register each to its prediction."""
     problem = state.problem
@@ -106,16 +126,22 @@ def _pass(state: State, process: Process | None, volumes: Sequence[int], fwhm_mm
     images = pull_all(state, predicted_by, fwhm_mm)
     weights, classes = _weights(state, images, process)
     prior = eddy_priors(state) if terms else {}
-    stride = _stride(state, COARSE_GRID_MM if fwhm_mm > FINE_MM else FINE_GRID_MM)
+    sharp = fwhm_mm <= FINE_MM
+    stride = _stride(state, FINE_GRID_MM if sharp else COARSE_GRID_MM)
     # A mean is too unlike the volume to tell small distortions from contrast.
     simple = {v for group in problem.groups if not group.orders for v in group.volumes}
     known = [v for v in volumes if np.abs(weights[0][v]).max() > 0]
-    for v, image in _predictions(weights, classes, images, known):
+
+    def predictions(of: Sequence[int]) -> Iterator[tuple[int, Float32]]:
+        found = _predictions(weights, classes, images, of)
+        return _calmed(found, images, problem.groups) if sharp else found
+
+    for v, image in predictions(known):
         found = fit_volume(
             Predicted(state.geometry, state.box, image, problem.mask),
             state.geometry,
             problem.encodings[v],
-            state.blurred(v, fwhm_mm, mended=fwhm_mm > FINE_MM),
+            state.blurred(v, fwhm_mm, mended=not sharp),
             state.motion,
             v,
             terms=min(terms, 3) if v in simple else terms,
@@ -126,7 +152,7 @@ def _pass(state: State, process: Process | None, volumes: Sequence[int], fwhm_mm
         )
         state.sums[v] = found.sums
     _normalise(state)
-    if fwhm_mm <= FINE_MM:
+    if sharp:
         _find_outliers(state)
         lost = [v for v in known if state.outliers[v].any()]
         for v, image in _predictions(weights, classes, images, lost):

@@ -348,6 +348,6 @@ def space_qc_unit(
         },
         upstream=tuple(unit.key for unit in made),
         outputs=("qc_space.html", "tables/qc_space.tsv", "tables/qc_space.json"),
-        projected_mem=2 * SLACK_BYTES + 400_000 * len(plan.units),
+        projected_mem=SLACK_BYTES + 400_000 * len(plan.units),
         expected_s=2.0 + 0.05 * len(plan.units),
     )

@@ -71,8 +71,8 @@ def _space(space: Space, cite: Cite, maps: set[str]) -> str:
     text = (
         f"Each participant's {image} maps were averaged over visits in the middle of their positions, no visit being "
         f"the reference {cite('reuter2012')}. This midpoint was segmented into grey matter, white matter and "
-        f"cerebrospinal fluid with the template's probabilities as priors {cite('ashburner2005')}, and normalised to {TEMPLATE} by "
-        f"an affine and a diffeomorphic transform ({space.registration}) "
+        f"cerebrospinal fluid with the template's probabilities as priors {cite('ashburner2005')}, and "
+        f"normalised to {TEMPLATE} by an affine and a diffeomorphic transform ({space.registration}) "
         f"{cite('yushkevich2016') if space.registration == 'greedy' else cite('avants2011')}. All transforms were "
         f"combined, and every map was interpolated once, onto voxels of {space.resolution_mm:g} mm. Total intracranial "
         "volume is the sum of the three tissues in the participant's own space."

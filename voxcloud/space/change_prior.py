@@ -21,7 +21,7 @@ CHANGE_MM = 6.0
 TURNING = 0.25
 # Displacements further apart than this (mm) know nothing of each other.
 REACH_MM = 40.0
-# Change of a tissue's intensity as a share of the contrast between white matter and fluid, and over which distance (mm).
+# SD of the change of a tissue's intensity, as a share of the contrast between white matter and fluid, and its width.
 INTENSITY_SD = 0.035
 INTENSITY_MM = 8.0
 # Of the mean information per knot, used by the preconditioner: less than 1, because most knots lie outside the brain.
@@ -100,7 +100,7 @@ class ChangePrior:
     def inner(self, a: Spectrum, b: Spectrum) -> float:
         """Return the scalar product of two fields given by their spectra."""
         rows = (a.real * b.real + a.imag * b.imag).sum(axis=(0, 1, 2), dtype=np.float64)
-        return float(rows @ self._twice) / float(np.prod(self.knots))
+        return float((rows * self._twice).sum()) / float(np.prod(self.knots))
 
 
 class Fields:

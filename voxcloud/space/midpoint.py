@@ -1,4 +1,4 @@
-"""A participant's own template: the mean of all visits in a space halfway between them, none of which is the reference."""
+"""A participant's own template: the mean of all visits in the middle of their positions; none is the reference."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ WORKING_MM = 2.0
 # Of a voxel: blurs noise alike wherever a voxel falls between those of a visit, which interpolation alone does not.
 BLUR_VOX = 0.5
 POINTS = 300_000
+FEWEST_VOXELS = 1000
 MOST_ITERATIONS = 20
 # Movement (mm, mean over the head) below which nothing changes any more.
 SMALL_MM = 0.002
+DECIMALS = 10
 TUKEY = 4.685
 MAD_TO_SD = 1.4826
 MARGIN_VOX = 2
@@ -58,8 +60,8 @@ class Midpoint:
     known
         (x, y, z) uint8: number of visits in which a voxel is known.
     report
-        JSON: per visit movement and agreement (correlation of fine detail with the others), iterations, CPU seconds, those
-        of child processes among them.
+        JSON: per visit movement and agreement (correlation of fine detail with the others); iterations; CPU seconds, in
+        all and of child processes.
     flagged
         Per visit a sentence on why it does not fit the others; empty if it does.
     """
@@ -196,13 +198,14 @@ def _checked(
     for k, (image, mask) in enumerate(zip(given, counted, strict=True)):
         if image.ndim != 3 or mask.shape != image.shape:
             raise RegistrationError(
-                f"midpoint, visit {k + 1}: expected a 3-D image and a mask of its shape, found shapes {image.shape} and "
-                f"{mask.shape}."
+                f"midpoint, visit {k + 1}: expected a 3-D image and a mask of its shape, found {image.shape} and "
+                f"{mask.shape}. Make the mask on the image's grid."
             )
         values = image[mask & np.isfinite(image)]
-        if values.size < 1000 or not values.max() > values.min():
+        if values.size < FEWEST_VOXELS or not values.max() > values.min():
             raise RegistrationError(
-                f"midpoint, visit {k + 1}: expected an image with at least 1000 known voxels that differ, found "
+                f"midpoint, visit {k + 1}: expected an image with at least {FEWEST_VOXELS} known voxels that "
+                f"differ, found "
                 f"{values.size} known voxels. Look at the map and its mask."
             )
     return given, own, counted
@@ -241,7 +244,9 @@ def _align(visits: list[_Visit], matrices: Float64, iterations: int) -> tuple[Fl
     moved = 0.0
     if len(visits) == 1:
         return matrices, 0, moved
-    for n in range(1, iterations + 1):
+    passes = 0
+    while passes < iterations:
+        passes += 1
         affine, shape = _grid(visits, matrices, min(float(voxel_sizes(v.affine).min()) for v in visits))
         seen = [visit.at(matrix, affine, shape) for visit, matrix in zip(visits, matrices, strict=True)]
         count = np.sum([known for _, known in seen], axis=0, dtype=np.int32)
@@ -249,7 +254,8 @@ def _align(visits: list[_Visit], matrices: Float64, iterations: int) -> tuple[Fl
         mean = (total / np.maximum(count, 1)).reshape(shape)
         equations = _Equations(mean, (count == len(visits)).reshape(shape), affine)
         new = np.stack([m @ equations.step(values) for m, (values, _) in zip(matrices, seen, strict=True)])
-        new = _centred(new)
+        # A matrix product may differ in its last bit from one place in memory to the next: that must not go on.
+        new = np.round(_centred(new), DECIMALS)
         inside = (count == len(visits)).reshape(shape)
         steps = [
             displacement_mm(np.linalg.inv(m) @ found, affine, shape, inside)[0]
@@ -258,7 +264,7 @@ def _align(visits: list[_Visit], matrices: Float64, iterations: int) -> tuple[Fl
         matrices, moved = new, float(max(steps))
         if moved < SMALL_MM:
             break
-    return matrices, n, moved
+    return matrices, passes, moved
 
 
 class _Equations:
@@ -267,9 +273,14 @@ class _Equations:
     def __init__(self, mean: Float64, known: Bools, affine: Float64) -> None:
         size = voxel_sizes(affine)
         inner = np.asarray(ndimage.binary_erosion(known))
-        slopes = np.stack(np.gradient(mean, *size)).reshape(3, -1)
+        slopes = np.asarray(np.gradient(mean, *size), dtype=np.float64).reshape(3, -1)
         strength = np.where(inner.reshape(-1), (slopes**2).sum(axis=0), 0.0)
         n = min(POINTS, int(inner.sum()))
+        if n < FEWEST_VOXELS:
+            raise RegistrationError(
+                f"midpoint: expected visits that overlap in at least {FEWEST_VOXELS} voxels, found {n}. Are they "
+                "of one person, and their masks of the head?"
+            )
         self._at = np.sort(np.argpartition(strength, -n)[-n:])
         index = np.stack(np.unravel_index(self._at, mean.shape)).astype(np.float64)
         places = affine[:3, :3] @ index + affine[:3, 3:]

@@ -69,7 +69,7 @@ def place_template(
 
     Maximises the squared correlation between the template and the image over the brain and 4 mm around it, less a
     penalty for unlikely sizes and shears, by Levenberg-Marquardt from several starts. Greedy's mutual information ended
-    with the brain on the scalp, or nowhere, in every third head with a scalp (docs/decisions/0010-normalisation.md).
+    with the brain on the scalp, or nowhere, in 7 of 8 heads with a scalp (docs/decisions/0010-normalisation.md).
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def place_template(
     for voxel_mm in LEVELS_MM:
         likeness = _Likeness(template, template_affine, mask, image, affine, voxel_mm)
         found = sorted((likeness.descend(start) for _, start in found), key=lambda pair: pair[0])
-        found = likeness.different([pair for pair in found if pair[0] < KEPT * found[0][0]])
+        found = likeness.different([pair for pair in found if pair[0] <= KEPT * found[0][0]])
     matrix = found[0][1]
     return TemplateAffine(matrix, likeness.correlation(matrix), np.linalg.svd(matrix[:3, :3])[1])
 

@@ -29,8 +29,8 @@ Float64 = npt.NDArray[np.float64]
 WORKING_MM = 2.0
 # The first pass is linear in the images; the second takes up what is not small.
 PASSES = 2
-# Noise as a share of the contrast between white matter and fluid. The same for everybody: changes are drawn towards zero
-# by the same share at every visit of everybody, however noisy a visit is.
+# Noise as a share of the contrast between white matter and fluid. The same for everybody: changes are drawn towards
+# zero by the same share at every visit of everybody, however noisy a visit is.
 NOISE = 0.02
 # Of the mean's intensities in the mask: fluid and white matter, where the levels are not given.
 OUTER_LEVELS = (0.01, 0.97)
@@ -168,6 +168,12 @@ def volume_change(
     return VolumeChange(found[back], grid.knots_affine, report)
 
 
+def moved(points: Array, matrix: Float64) -> Float64:
+    """Return points (n, 3) after a transform, summed in one order: a matrix product is free to choose."""
+    x, y, z = (points[:, [axis]] * matrix[:3, axis] for axis in range(3))
+    return np.asarray(x + y + z + matrix[:3, 3])
+
+
 class _Grid:
     """The working grid: the mask's box in voxels of about 2 mm, and the knots around it."""
 
@@ -202,8 +208,7 @@ class _Grid:
         out = np.empty((int(np.prod(self.shape)), 3), np.float32)
         matrix = np.ascontiguousarray(voxel_to_voxel(self.affine, np.eye(4), self.knots_affine)[:3])
         kernels.displace(u, matrix, self.shape, 0, out)
-        index = np.indices(self.shape).reshape(3, -1)
-        return np.asarray((self.affine[:3, :3] @ index + self.affine[:3, 3:]).T + out)
+        return moved(np.indices(self.shape).reshape(3, -1).T, self.affine) + out
 
 
 class _Visit:
@@ -223,8 +228,7 @@ class _Visit:
 
     def at(self, u: Float32, grid: _Grid) -> tuple[Float32, Bools]:
         """Return values at ``T (x + u(x))`` over the box, flat, and which of them are known."""
-        places = grid.displaced(u) @ self._matrix[:3, :3].T + self._matrix[:3, 3]
-        (values,) = self._image.at(places)
+        (values,) = self._image.at(moved(grid.displaced(u), self._matrix))
         known = self._known & np.isfinite(values)
         return np.where(known, values, np.float32(0.0)), known
 
@@ -278,9 +282,10 @@ def _pass(
     contrast = levels[2] - levels[0]
     cut = np.clip(mean, levels[0] - CUT * contrast, levels[2] + CUT * contrast)
     slopes = np.stack([_slope(cut, axis)[grid.mask] for axis in range(3)], axis=-1) / grid.voxel_mm
-    axes = grid.affine[:3, :3] / voxel_sizes(grid.affine)  # slopes along the axes of space
+    axes = np.eye(4)
+    axes[:3, :3] = grid.affine[:3, :3] / voxel_sizes(grid.affine)  # slopes along the axes of space
     hats = [np.interp(cut[grid.mask], levels, unit) for unit in np.eye(3)]
-    factors = np.c_[slopes @ axes.T, np.stack(hats, axis=-1) * contrast].astype(np.float32) / np.float32(contrast)
+    factors = np.c_[moved(slopes, axes), np.stack(hats, axis=-1) * contrast].astype(np.float32) / np.float32(contrast)
     inside = grid.mask.reshape(-1)
     found, noise, steps = np.empty_like(before), [], 0
     for k, (values, known) in enumerate(seen):

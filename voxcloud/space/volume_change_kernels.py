@@ -13,7 +13,7 @@ FIELDS = 6
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _weights(position: float, w: Any) -> int:
-    """Write the weights of the four knots around a position between knots; return the first, at least one from an end."""
+    """Write the weights of the four knots around a position, at least one knot from either end; return the first."""
     base = int(position)
     f = np.float32(position - base)
     g = np.float32(1.0) - f

@@ -199,7 +199,6 @@ def _segmented(midpoint: Midpoint, way: Normalisation, template: Template, contr
         dict(zip(names, priors, strict=True)),
         mask=near,
         voxel_mm=size.tolist(),
-        bias=contrast == "T1w",
         name=contrast,
     )
 

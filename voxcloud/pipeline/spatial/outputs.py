@@ -99,7 +99,7 @@ def write_anatomy(unit: WorkUnit, store: Store, template: Template, found: Anato
     about = {"Sources": list(unit.places["images"].values())}
     there = {"SpatialReference": MIDPOINT_PROSE} | about
     here = {"SpatialReference": TEMPLATE} | about
-    units = variable(contrast).units if contrast != "T1w" else "arbitrary"
+    units = variable(contrast).units
     images: dict[str, tuple[npt.NDArray[Any], dict[str, Any]]] = {
         "midpoint": (midpoint.image, {"Description": f"Mean {contrast} of all visits, halfway between them."}),
         "brain": (tissues.brain.astype(np.float32), {"Description": "Brain.", "Type": "Brain"}),

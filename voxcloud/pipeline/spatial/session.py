@@ -21,7 +21,7 @@ from voxcloud.pipeline.spatial.outputs import REFERENCES, Change, Way, read_chan
 from voxcloud.pipeline.spatial.quality import session_quality
 from voxcloud.plan.paths import anatomy_images, session_map_path, session_qc_path, session_stem, space_map_path
 from voxcloud.plan.unit import WorkUnit
-from voxcloud.qmri.pd_calibration import Calibration, calibrate_pd
+from voxcloud.qmri.receive import WHITE_MATTER_PD, WHITE_MATTER_PROBABILITY, calibrate_pd
 from voxcloud.schema import variable
 from voxcloud.space.registration import Registration, register_rigid
 from voxcloud.space.sampling import resample
@@ -34,6 +34,19 @@ Float32 = npt.NDArray[np.float32]
 NATIVE_NAMES = {"PDmap": "M0map"}
 # Splines overshoot beside edges: what cannot be is set to the limit.
 LIMITS = {"FA": (0.0, 1.0), "MD": (0.0, None), "AD": (0.0, None), "RD": (0.0, None)}
+
+
+# SD over mean of the amplitude in white matter, above which the receive field is not taken out.
+WIDEST_SPREAD = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The scale of proton density: p.u. per unit of the amplitude, what it rests on, and what speaks against it."""
+
+    factor: float
+    report: Mapping[str, Any]
+    flagged: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +160,21 @@ def _calibrated(unit: WorkUnit, store: Store, amplitude: Volume, to_visit: npt.N
         (to_visit,),
         order=1,
     )
-    return calibrate_pd(there, np.asarray(white.values, np.float32), voxel_mm=white.voxel_mm.tolist())
+    share = np.asarray(white.values, np.float32)
+    scaled, factor = calibrate_pd(there, share)
+    inside = scaled[(share >= WHITE_MATTER_PROBABILITY) & np.isfinite(scaled)]
+    spread = float(inside.std() / inside.mean())
+    report = {
+        "white_matter_pu": WHITE_MATTER_PD,
+        "factor": factor,
+        "relative_sd": spread,
+        "white_matter_ml": round(inside.size * float(np.prod(white.voxel_mm)) / 1000, 3),
+    }
+    flagged = (
+        f"expected amplitudes within {WIDEST_SPREAD:.0%} of each other in white matter (SD over mean), found "
+        f"{spread:.0%}: the receive field was not corrected, or the segmentation is wrong. Look at M0map."
+    )
+    return Calibration(factor, report, flagged if spread > WIDEST_SPREAD else "")
 
 
 def _of_diffusion(unit: WorkUnit, store: Store, template: Template, way: Way, displacement: Float32) -> SessionMaps:
