@@ -32,7 +32,7 @@ from voxcloud.space.normalise import Normalisation, normalise
 from voxcloud.space.registration import averaged
 from voxcloud.space.sampling import compose, sample
 
-DATA = Path(os.environ.get("VOXCLOUD_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("VOXCLOUD_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 # MTsat (p.u.) of BrainWeb's labels: air, fluid, grey, white, fat, muscle, skin, skull, glia, connective.
 MTSAT = (0.0, 0.02, 0.85, 1.65, 0.3, 1.2, 0.7, 0.05, 1.2, 0.8)
 NOISE = 0.06

@@ -193,6 +193,20 @@ def changes(way: str, fields: list[np.ndarray], weight: np.ndarray) -> np.ndarra
     return np.array([regional(f, weight) for f in fields])
 
 
+def last_against_others(values: np.ndarray) -> float:
+    """Return the last visit's value less the mean of the others."""
+    return float(values[-1] - values[:-1].mean())
+
+
+def weights(way: str, truth: Truth, planted: str = "") -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the weights of the regions' tissue, and those of the regions with 6 mm around them."""
+    gm, wm = (truth.fractions[..., k] * truth.mask for k in (0, 1))
+    tissue = gm if way == "segmentation" or planted.startswith("GM") else gm + wm
+    reach = 9 if truth.mask.shape[0] > 70 else 5  # voxels of 2 or 3 mm
+    wide = {name: ndimage.grey_dilation(ball, size=reach) * (gm + wm) for name, ball in truth.balls.items()}
+    return {name: ball * tissue for name, ball in truth.balls.items()}, wide
+
+
 def table(study: Study, way: str) -> None:
     """Print what one way makes of noise alone and of the planted changes."""
     start = time.perf_counter()
@@ -200,74 +214,67 @@ def table(study: Study, way: str) -> None:
     truth = truth_on(study, midpoint)
     fields = WAYS[way](midpoint, study.images, study, truth)
     spent = time.perf_counter() - start
-    gm, wm = (truth.fractions[..., k] * truth.mask for k in (0, 1))
-    tissue = {name: ball * (gm if way == "segmentation" else gm + wm) for name, ball in truth.balls.items()}
-    still = {name: changes(way, fields, weight) for name, weight in tissue.items()}
-    spread = [float(values.std(ddof=1)) for values in still.values()]
+    own, _ = weights(way, truth)
+    spread = ", ".join(f"{changes(way, fields, weight).std(ddof=1):.2f}" for weight in own.values())
     sigma = FWHM_MM / 2.355 / float(midpoint.affine[0, 0])
+    gm = truth.fractions[..., 0] * truth.mask
     maps = [f if way == "segmentation" else gm * np.exp(f) for f in fields]
     smooth = np.stack([ndimage.gaussian_filter(m, sigma) for m in maps])
     here = ndimage.gaussian_filter(gm, sigma) > 0.2
-    voxels = 100 * float(np.median((smooth.std(axis=0, ddof=1) / smooth.mean(axis=0))[here]))
+    voxels = 100 * float(np.median(smooth[:, here].std(axis=0, ddof=1) / smooth[:, here].mean(axis=0)))
     print(f"\n### {way} ({spent / len(fields):.0f} s per visit, wall)\n")
-    cells = ", ".join(f"{s:.2f}" for s in spread)
-    print(f"- SD over visits without change: regions {cells} %; smoothed GM {voxels:.2f} %")
-    print("\n| planted | " + " | ".join(BALLS) + " | wide regions |\n|---|" + "---|" * (len(BALLS) + 1))
+    print(f"- SD over visits without change: regions {spread} %; smoothed GM {voxels:.2f} %")
+    print("\n| planted | " + " | ".join(BALLS) + " | with 6 mm around |\n|---|" + "---|" * (len(BALLS) + 1))
     for name, image in study.changed.items():
         images = [*study.images[:-1], image]
         other = midpoint_template(images, study.affines)
         moved = truth_on(study, other)
         found = WAYS[way](other, images, study, moved)
-        grey, white = (moved.fractions[..., k] * moved.mask for k in (0, 1))
+        (before, wide_before), (after, wide_after) = weights(way, truth, name), weights(way, moved, name)
+        logs = moved.log_jacobian.get(name)
         cells, wide = [], []
-        for region, ball in moved.balls.items():
-            weight = ball * (grey if way == "segmentation" or name.startswith("GM") else grey + white)
-            before = changes(way, fields, truth.balls[region] * (gm if name.startswith("GM") else gm + wm))
-            if way == "segmentation":
-                before = still[region]
-            after = changes(way, found, weight)
-            change = (after[-1] - after[:-1].mean()) - (before[-1] - before[:-1].mean())
-            true = regional(moved.log_jacobian[name], weight) if name in moved.log_jacobian else None
-            cells.append(f"{change:+.2f}" + ("" if true is None else f" ({true:.2f})"))
-            if true is not None and way != "segmentation":
-                around = ndimage.grey_dilation(ball, size=1 + 2 * round(6.0 / float(other.affine[0, 0]))) * (
-                    grey + white
-                )
-                got = regional(found[-1] - np.mean(found[:-1], axis=0), around)
-                wide.append(got / regional(moved.log_jacobian[name], around))
-        print(
-            f"| {name} | " + " | ".join(cells) + f" | {np.mean(wide):.2f} |"
-            if wide
-            else f"| {name} | " + " | ".join(cells) + " | |",
-            flush=True,
-        )
+        for region in BALLS:
+            change = last_against_others(changes(way, found, after[region]))
+            change -= last_against_others(changes(way, fields, before[region]))
+            cells.append(f"{change:+.2f}" if logs is None else f"{change:+.2f} ({regional(logs, after[region]):.2f})")
+            if logs is not None and way != "segmentation":
+                got = last_against_others(changes(way, found, wide_after[region]))
+                got -= last_against_others(changes(way, fields, wide_before[region]))
+                wide.append(got / regional(logs, wide_after[region]))
+        cells.append(f"{np.mean(wide):.2f} of the truth" if wide else "")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
     if way == "voxcloud":
         intensity(study)
 
 
 def intensity(study: Study) -> None:
-    """Print by how much MTsat seems to change where only volume did, after warping."""
-    images = [*study.images[:-1], study.changed["volume +2 %"]]
-    midpoint = midpoint_template(images, study.affines)
-    truth = truth_on(study, midpoint)
-    found = volume_change(midpoint, images, study.affines, truth.mask)
-    shape = truth.mask.shape
-    tissue = truth.fractions[..., 0] + truth.fractions[..., 1] > 0.9
-    rows = []
-    for warped in (False, True):
-        seen = []
-        for k, (image, affine) in enumerate(zip(images, study.affines, strict=True)):
-            places = compose(midpoint.affine, shape)
-            if warped:
-                places = places + found.displacement(k, midpoint.affine, shape)
-            points = places @ midpoint.matrices[k][:3, :3].T + midpoint.matrices[k][:3, 3]
-            seen.append(sample([image], affine, points)[0])
-        cells = []
-        for ball in truth.balls.values():
-            means = [float(np.nansum(s * ball * tissue) / (ball * tissue)[np.isfinite(s)].sum()) for s in seen]
-            cells.append(f"{100 * (means[-1] / np.mean(means[:-1]) - 1):+.2f}")
-        rows.append(f"- MTsat after volume +2 %, {'warped' if warped else 'not warped'}: {', '.join(cells)} %")
-    print("\n" + "\n".join(rows), flush=True)
+    """Print by how much MTsat seems to change where only volume did, less what noise alone does."""
+    rows: dict[str, list[np.ndarray]] = {"not warped": [], "warped": []}
+    for last in (study.images[-1], study.changed["volume +2 %"]):
+        images = [*study.images[:-1], last]
+        midpoint = midpoint_template(images, study.affines)
+        truth = truth_on(study, midpoint)
+        found = volume_change(midpoint, images, study.affines, truth.mask)
+        shape = truth.mask.shape
+        tissue = truth.fractions[..., 0] + truth.fractions[..., 1] > 0.9
+        for name, row in rows.items():
+            seen = []
+            for k, (image, affine) in enumerate(zip(images, study.affines, strict=True)):
+                places = compose(midpoint.affine, shape)
+                if name == "warped":
+                    places = places + found.displacement(k, midpoint.affine, shape)
+                points = places @ midpoint.matrices[k][:3, :3].T + midpoint.matrices[k][:3, 3]
+                seen.append(sample([image], affine, points)[0])
+            row.append(np.array([_relative(seen, ball * tissue) for ball in truth.balls.values()]))
+    for name, (still, changed) in rows.items():
+        cells = ", ".join(f"{value:+.2f}" for value in changed - still)
+        print(f"- MTsat after volume +2 %, {name}: {cells} %", flush=True)
+
+
+def _relative(seen: list[np.ndarray], weight: np.ndarray) -> float:
+    """Return the last visit's mean in a region relative to that of the others, in percent."""
+    means = [float(np.nansum(values * weight) / weight[np.isfinite(values)].sum()) for values in seen]
+    return 100.0 * (means[-1] / float(np.mean(means[:-1])) - 1.0)
 
 
 def movement(study: Study) -> None:
