@@ -103,6 +103,7 @@ def fake_anatomy(
     }
     found = SimpleNamespace(
         midpoint=SimpleNamespace(report=midpoint),
+        agreement=np.array([np.nan if v["agreement"] is None else v["agreement"] for v in midpoint["visits"]]),
         tissues=SimpleNamespace(report=report, flagged=changes.pop("flagged", "")),
         way=SimpleNamespace(
             jacobian=body.jacobian, report={"engine": "greedy", "correlation": correlation, "folded": 0.0}
@@ -110,7 +111,9 @@ def fake_anatomy(
         probability={label: body.probability[label] for label in ("GM", "WM")},
         image=body.image,
         changes={
-            s: np.full(body.image.shape, 1.0 + change.get(s, 0.3 * rng.standard_normal()) / 100, np.float32)
+            s: SimpleNamespace(
+                ratio=np.full(body.image.shape, 1.0 + change.get(s, 0.3 * rng.standard_normal()) / 100, np.float32)
+            )
             for s in sessions
         },
     )

@@ -58,7 +58,10 @@ def test_dice__boxes_that_overlap_by_a_part() -> None:
 def test_changes__are_of_tissue_volume_and_in_percent() -> None:
     jacobian = np.array([[[1.0, 3.0]]])
     found = SimpleNamespace(
-        changes={"1": np.array([[[1.02, 1.02]]]), "2": np.array([[[1.0, 0.9]]])},
+        changes={
+            "1": SimpleNamespace(ratio=np.array([[[1.02, 1.02]]])),
+            "2": SimpleNamespace(ratio=np.array([[[1.0, 0.9]]])),
+        },
         probability={"GM": np.ones((1, 1, 2)), "WM": np.array([[[1.0, 0.0]]])},
         way=SimpleNamespace(jacobian=jacobian),
     )
