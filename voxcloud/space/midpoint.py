@@ -42,7 +42,7 @@ GRID_OFFSET = 0.25
 DETAIL_MM = (1.5, 5.0)
 # Correlation of fine detail with the mean of the other visits below which a visit is not of the same head: measured in
 # docs/decisions/0012-volume-change.md.
-LEAST_AGREEMENT = 0.8
+LEAST_AGREEMENT = 0.85
 
 
 @dataclass(frozen=True, eq=False)

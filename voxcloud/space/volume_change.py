@@ -95,7 +95,7 @@ def volume_change(
     mask: Bools,
     *,
     levels: tuple[float, float, float] | None = None,
-    change_sd: float = 0.03,
+    change_sd: float = 0.04,
 ) -> VolumeChange:
     """Find the small deformations that bring all visits to the midpoint template.
 
